@@ -1,0 +1,17 @@
+# Warnings and sanitizers as INTERFACE targets: every target of ours links cohort_flags.
+set(COHORT_SANITIZE "" CACHE STRING "Sanitizers, e.g. address,undefined or thread; empty for none")
+option(COHORT_FUZZ "Build fuzz targets (clang, libFuzzer)" OFF)
+
+add_library(cohort_flags INTERFACE)
+target_compile_options(cohort_flags INTERFACE
+  -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-unused-parameter
+  -Wno-missing-field-initializers -fno-strict-aliasing -fstack-protector-strong)
+target_compile_definitions(cohort_flags INTERFACE _GNU_SOURCE COHORT_VERSION="${PROJECT_VERSION}")
+target_include_directories(cohort_flags INTERFACE ${CMAKE_SOURCE_DIR})
+if(COHORT_SANITIZE)
+  target_compile_options(cohort_flags INTERFACE -fsanitize=${COHORT_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(cohort_flags INTERFACE -fsanitize=${COHORT_SANITIZE})
+endif()
+# assert() stays on in every build type: it guards our own invariants.
+string(REPLACE "-DNDEBUG" "" CMAKE_C_FLAGS_RELEASE "${CMAKE_C_FLAGS_RELEASE}")
+string(REPLACE "-DNDEBUG" "" CMAKE_C_FLAGS_RELWITHDEBINFO "${CMAKE_C_FLAGS_RELWITHDEBINFO}")
