@@ -1,0 +1,68 @@
+/* cohortd: what its parts share. One instance per process, main loop's thread only, unless a member says otherwise. */
+#ifndef COHORT_DAEMON_DAEMON_H
+#define COHORT_DAEMON_DAEMON_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+#include "base/err.h"
+#include "base/id.h"
+#include "base/mailbox.h"
+#include "cluster/cdb.h"
+
+struct rpc_env;
+struct rpc_server;
+struct asan;
+struct anet;
+struct ha;
+struct rest;
+struct guests;
+struct migrate;
+struct peers;
+
+#define CONF_DISKS_MAX 16
+
+struct conf { /* /etc/cohort/cohortd.json; conf.c checks every field and names what is wrong */
+    char *node_name, *address;      /* address: this node's cluster address */
+    char *state_dir, *run_dir;
+    char *uplink;                   /* interface that carries the overlay; "" = leave the host's network alone */
+    uint16_t control_port, storage_port, migrate_port, api_port;
+    int64_t journal_bytes;
+    int election_ms;                /* RAFT election timer at cluster creation */
+    int n_disks;
+    struct conf_disk { char *name, *fast, *capacity; } disks[CONF_DISKS_MAX];
+};
+MUST_CHECK int conf_load(const char *path, struct conf *ret_conf, struct err *e);
+void conf_free(struct conf *c);
+
+struct daemon {
+    uv_loop_t *loop;
+    struct mailbox mailbox;         /* into the main loop; mailbox_post is thread-safe */
+    struct conf conf;
+
+    /* Set once this node is a member of a cluster (state_dir/node.json exists). */
+    bool member;
+    char node_id[ID_LEN + 1], cluster_uuid[ID_LEN + 1];
+    struct cdb *db;
+    struct cdb_link *link;
+    struct rpc_env *rpc;
+    struct rpc_server *rpc_server;
+    struct asan *asan;
+    struct anet *anet;
+    struct ha *ha;
+    struct guests *guests;
+    struct migrate *migrate;
+
+    struct rest *rest;
+};
+
+/* After `cluster init` or `join` wrote the node's identity: starts every part (database, RPC, aSAN, aNet, HA, guests).
+ * Also called at start when node.json is there. */
+MUST_CHECK int daemon_become_member(struct daemon *d, struct err *e);
+
+/* ---- REST (rest.c and rest_*.c) ---- */
+MUST_CHECK int rest_open(struct daemon *d, struct rest **ret_rest, struct err *e); /* unix socket at once */
+MUST_CHECK int rest_listen_tls(struct rest *r, struct err *e);                     /* https once there is a certificate */
+void rest_close(struct rest *r);
+
+#endif
