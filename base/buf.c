@@ -1,0 +1,125 @@
+/* Growing strings, aligned I/O buffers, aborting allocation. See buf.h. */
+#include "base/buf.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *must(void *p, size_t bytes)
+{
+    if (!p && bytes) {
+        fprintf(stderr, "out of memory: %zu bytes\n", bytes);
+        abort();
+    }
+    return p;
+}
+
+void *xmalloc(size_t bytes) { return must(malloc(bytes ? bytes : 1), bytes); }
+void *xcalloc(size_t n, size_t bytes) { return must(calloc(n ? n : 1, bytes ? bytes : 1), n && bytes ? bytes : 0); }
+void *xrealloc(void *p, size_t bytes) { return must(realloc(p, bytes ? bytes : 1), bytes); }
+char *xstrdup(const char *s) { return must(strdup(s), 1); }
+
+char *xasprintf(const char *fmt, ...)
+{
+    va_list ap;
+    char *s = NULL;
+    va_start(ap, fmt);
+    int n = vasprintf(&s, fmt, ap);
+    va_end(ap);
+    return must(n < 0 ? NULL : s, 1);
+}
+
+void buf_init(struct buf *b) { *b = (struct buf){0}; }
+
+void buf_free(struct buf *b)
+{
+    free(b->data);
+    buf_init(b);
+}
+
+/* Room for `more` bytes and the NUL. */
+static void grow(struct buf *b, size_t more)
+{
+    size_t need = b->len + more + 1;
+    assert(need > b->len);
+    if (need <= b->cap)
+        return;
+    size_t cap = b->cap ? b->cap : 64;
+    while (cap < need)
+        cap = cap > SIZE_MAX / 2 ? need : cap * 2;
+    b->data = xrealloc(b->data, cap);
+    b->cap = cap;
+}
+
+void buf_append(struct buf *b, const void *data, size_t len)
+{
+    grow(b, len);
+    if (len)
+        memcpy(b->data + b->len, data, len);
+    b->len += len;
+    b->data[b->len] = '\0';
+}
+
+void buf_vprintf(struct buf *b, const char *fmt, va_list ap)
+{
+    va_list again;
+    va_copy(again, ap);
+    grow(b, 0);
+    int n = vsnprintf(b->data + b->len, b->cap - b->len, fmt, ap);
+    assert(n >= 0);
+    if ((size_t)n >= b->cap - b->len) {
+        grow(b, (size_t)n);
+        vsnprintf(b->data + b->len, b->cap - b->len, fmt, again);
+    }
+    b->len += (size_t)n;
+    va_end(again);
+}
+
+void buf_printf(struct buf *b, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    buf_vprintf(b, fmt, ap);
+    va_end(ap);
+}
+
+char *buf_take(struct buf *b)
+{
+    char *s = b->data ? b->data : xstrdup("");
+    buf_init(b);
+    return s;
+}
+
+struct iobuf *iobuf_new(size_t bytes)
+{
+    assert(bytes <= SIZE_MAX - IOBUF_ALIGN);
+    struct iobuf *b = xmalloc(sizeof *b);
+    b->refs = 1;
+    b->cap = (bytes + IOBUF_ALIGN - 1) / IOBUF_ALIGN * IOBUF_ALIGN;
+    if (b->cap == 0)
+        b->cap = IOBUF_ALIGN;
+    void *p = NULL;
+    if (posix_memalign(&p, IOBUF_ALIGN, b->cap) != 0)
+        p = NULL;
+    b->data = must(p, b->cap);
+    return b;
+}
+
+struct iobuf *iobuf_ref(struct iobuf *b)
+{
+    __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
+    return b;
+}
+
+void iobuf_unref(struct iobuf *b)
+{
+    if (!b)
+        return;
+    unsigned left = __atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL);
+    assert(left != UINT32_MAX);
+    if (left == 0) {
+        free(b->data);
+        free(b);
+    }
+}
