@@ -17,16 +17,20 @@ if(NOT EXISTS ${COHORT_OVS_DIR}/lib/.libs/libopenvswitch.a)
   message(FATAL_ERROR "libopenvswitch is not built in ${COHORT_OVS_DIR}: run deploy/deps first")
 endif()
 # The tree is the include path (as OVN does it): `make install` leaves out ovsdb-idl.h. Only few files may use it.
-# Some of its global names are ours too (base/buf.h, htab.h, crc32c.h): the archive is linked with them prefixed ovs_, and
-# what includes its headers sees them so. A file that needs hash_bytes() or crc32c() of base does not include OVS headers.
-set(ovs_clashes xmalloc xcalloc xrealloc xstrdup xasprintf hash_bytes crc32c)
+# Some of its global names are ours (base/buf.h, htab.h, crc32c.h) or jansson's: the archive is linked with them prefixed
+# ovs_, and what links `openvswitch` sees them so. Link it PRIVATE, and only to a target whose files use neither jansson
+# nor hash_bytes() or crc32c() of base.
+set(ovs_clashes xmalloc xcalloc xrealloc xstrdup xasprintf hash_bytes crc32c
+  json_array json_equal json_integer json_object json_real json_string)
+string(MD5 ovs_tag "${ovs_clashes}")
 foreach(name ${ovs_clashes})
   list(APPEND ovs_redefine --redefine-sym ${name}=ovs_${name})
   list(APPEND ovs_definitions ${name}=ovs_${name})
 endforeach()
 foreach(archive libopenvswitch libopenvswitchavx512)
   set(from ${COHORT_OVS_DIR}/lib/.libs/${archive}.a)
-  set(to ${CMAKE_BINARY_DIR}/${archive}.a)
+  set(to ${CMAKE_BINARY_DIR}/${archive}-${ovs_tag}.a)
+  list(APPEND ovs_archives ${to})
   if(NOT EXISTS ${to} OR ${from} IS_NEWER_THAN ${to})
     execute_process(COMMAND ${CMAKE_OBJCOPY} ${ovs_redefine} ${from} ${to} COMMAND_ERROR_IS_FATAL ANY)
   endif()
@@ -34,7 +38,7 @@ endforeach()
 add_library(openvswitch INTERFACE)
 target_include_directories(openvswitch SYSTEM INTERFACE ${COHORT_OVS_DIR} ${COHORT_OVS_DIR}/lib ${COHORT_OVS_DIR}/include)
 target_compile_definitions(openvswitch INTERFACE HAVE_CONFIG_H ${ovs_definitions})
-target_link_libraries(openvswitch INTERFACE ${CMAKE_BINARY_DIR}/libopenvswitch.a ${CMAKE_BINARY_DIR}/libopenvswitchavx512.a
+target_link_libraries(openvswitch INTERFACE ${ovs_archives}
   OpenSSL::SSL OpenSSL::Crypto cap-ng atomic m Threads::Threads)
 set(OVSDB_IDLC ${COHORT_OVS_DIR}/ovsdb/ovsdb-idlc CACHE FILEPATH "IDL compiler")
 
