@@ -1,0 +1,190 @@
+/* The coordinator's transactions. Each requires the coordinator's term and what it was decided on. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "ha/coord.h"
+
+static struct cdb_txn *begin(const struct coord_action *a)
+{
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_require_int(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_coordinator_term, a->term);
+    return t;
+}
+
+static void event(struct cdb_txn *t, int64_t wall_ms, const char *severity, const char *object, const char *message,
+                  const char *self)
+{
+    char id[ID_LEN + 1];
+    id_new(id);
+    cdb_txn_insert(t, CDB_T_EVENT, id);
+    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, wall_ms);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, severity);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, message);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, self);
+}
+
+static struct cdb_txn *take_office(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    const struct cdb_node *n = cdb_node_get(v, self);
+    char object[160];
+    struct cdb_txn *t = begin(a);
+    cdb_txn_set_str(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_coordinator, self);
+    cdb_txn_set_int(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_coordinator_term, a->term + 1);
+    snprintf(object, sizeof object, "node %s", n ? n->name : self);
+    event(t, wall_ms, "info", object, "coordinates the cluster now", self);
+    return t;
+}
+
+/* The fewest in-sync copies with which a volume of `replicas` copies still takes writes (architecture, section 6). */
+static int min_in_sync(int64_t replicas)
+{
+    return replicas >= 3 ? 2 : 1;
+}
+
+/* Taking `disk` out by raising its incarnation is right only if every shard keeps enough in-sync copies without it: the
+ * last good copy must stay believed, wherever it is. */
+static bool may_distrust(const struct cdb_view *v, const char *disk)
+{
+    for (size_t i = 0; i < cdb_shard_count(v); i++) {
+        const struct cdb_shard *s = cdb_shard_at(v, i);
+        if (!cdb_shard_in_sync(v, s, disk))
+            continue;
+        const struct cdb_volume *vol = cdb_volume_get(v, s->volume);
+        int64_t copies = vol ? vol->replicas : (int64_t)s->replicas.n;
+        if (cdb_shard_in_sync_count(v, s) - 1 < min_in_sync(copies))
+            return false;
+    }
+    return true;
+}
+
+/* Guards may_distrust()'s answer: the shards' in-sync sets and the other members' incarnations must not have changed. */
+static void require_shards(struct cdb_txn *t, const struct cdb_view *v, const char *disk)
+{
+    for (size_t i = 0; i < cdb_shard_count(v); i++) {
+        const struct cdb_shard *s = cdb_shard_at(v, i);
+        if (!cdb_shard_in_sync(v, s, disk))
+            continue;
+        cdb_txn_require_int(t, CDB_T_SHARD, s->id, CDB_SHARD_generation, s->generation);
+        for (size_t k = 0; k < s->in_sync.n; k++) {
+            const struct cdb_disk *d = cdb_disk_get(v, s->in_sync.k[k]);
+            if (d && strcmp(d->id, disk))
+                cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, d->incarnation);
+        }
+    }
+}
+
+static struct cdb_txn *declare_dead(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    const struct cdb_node *n = cdb_node_get(v, a->subject);
+    if (!n || !strcmp(n->state, "dead"))
+        return NULL;
+    struct cdb_txn *t = begin(a);
+    cdb_txn_require_int(t, CDB_T_NODE, n->id, CDB_NODE_epoch, n->epoch);
+    cdb_txn_set_int(t, CDB_T_NODE, n->id, CDB_NODE_epoch, n->epoch + 1);
+    cdb_txn_set_str(t, CDB_T_NODE, n->id, CDB_NODE_state, "dead");
+    for (size_t i = 0; i < cdb_disk_count(v); i++) {
+        const struct cdb_disk *d = cdb_disk_at(v, i);
+        if (strcmp(d->node, n->id) || !may_distrust(v, d->id))
+            continue;
+        require_shards(t, v, d->id);
+        cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, d->incarnation);
+        cdb_txn_set_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, d->incarnation + 1);
+    }
+    char object[160];
+    snprintf(object, sizeof object, "node %s", n->name);
+    event(t, wall_ms, "alarm", object,
+          "not heard for longer than its lease: declared dead; its guests restart on other nodes, its copies of data catch "
+          "up when it returns",
+          self);
+    return t;
+}
+
+static struct cdb_txn *mark_up(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    const struct cdb_node *n = cdb_node_get(v, a->subject);
+    if (!n || (strcmp(n->state, "dead") && strcmp(n->state, "joining")))
+        return NULL;
+    struct cdb_txn *t = begin(a);
+    cdb_txn_require_int(t, CDB_T_NODE, n->id, CDB_NODE_epoch, n->epoch);
+    cdb_txn_set_str(t, CDB_T_NODE, n->id, CDB_NODE_state, "up");
+    char object[160];
+    snprintf(object, sizeof object, "node %s", n->name);
+    event(t, wall_ms, "info", object, strcmp(n->state, "dead") ? "joined the cluster" : "is back", self);
+    return t;
+}
+
+static struct cdb_txn *move(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    const struct cdb_machine *m = cdb_machine_get(v, a->subject);
+    const struct cdb_node *to = cdb_node_get(v, a->to), *from = m ? cdb_node_get(v, m->host) : NULL;
+    if (!m || !to || strcmp(m->desired, "running") || (from && strcmp(from->state, "dead")))
+        return NULL;
+    struct cdb_txn *t = begin(a);
+    cdb_txn_require_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_host, m->host);
+    cdb_txn_require_int(t, CDB_T_MACHINE, m->id, CDB_MACHINE_generation, m->generation);
+    cdb_txn_require_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_desired, "running");
+    cdb_txn_require_str(t, CDB_T_NODE, to->id, CDB_NODE_state, "up");
+    if (from) /* it may have come back: then its guest stays where it is */
+        cdb_txn_require_str(t, CDB_T_NODE, from->id, CDB_NODE_state, "dead");
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_host, to->id);
+    cdb_txn_set_int(t, CDB_T_MACHINE, m->id, CDB_MACHINE_generation, m->generation + 1);
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_state, "starting");
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_migrate_to, "");
+    char message[300], object[160];
+    snprintf(message, sizeof message, "restarted on node %s: node %s died", to->name, from ? from->name : "(none)");
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_message, from ? message : "");
+    for (size_t i = 0; i < m->disks.n; i++) {
+        const char *colon = strchr(m->disks.v[i], ':');
+        const struct cdb_volume *vol = colon ? cdb_volume_get(v, colon + 1) : NULL;
+        if (!vol)
+            continue;
+        cdb_txn_require_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_epoch, vol->epoch);
+        cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_owner, to->id);
+        cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_epoch, vol->epoch + 1);
+    }
+    snprintf(object, sizeof object, "vm %s", m->name);
+    event(t, wall_ms, "warning", object, from ? message : "started by the coordinator: it had no host", self);
+    return t;
+}
+
+static struct cdb_txn *give_up(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    const struct cdb_machine *m = cdb_machine_get(v, a->subject);
+    const struct cdb_node *from = m ? cdb_node_get(v, m->host) : NULL;
+    if (!m || strcmp(m->desired, "running") || (from && strcmp(from->state, "dead")))
+        return NULL;
+    struct cdb_txn *t = begin(a);
+    cdb_txn_require_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_host, m->host);
+    cdb_txn_require_int(t, CDB_T_MACHINE, m->id, CDB_MACHINE_generation, m->generation);
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_host, "");
+    cdb_txn_set_int(t, CDB_T_MACHINE, m->id, CDB_MACHINE_generation, m->generation + 1);
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_desired, "stopped");
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_state, "stopped");
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_migrate_to, "");
+    char message[300], object[160];
+    snprintf(message, sizeof message, "its node %s died and its policy is not to restart it: start it by hand",
+             from ? from->name : "");
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_message, message);
+    snprintf(object, sizeof object, "vm %s", m->name);
+    event(t, wall_ms, "alarm", object, message, self);
+    return t;
+}
+
+struct cdb_txn *coord_txn(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    switch (a->kind) {
+    case COORD_TAKE_OFFICE:
+        return take_office(v, a, wall_ms, self);
+    case COORD_DECLARE_DEAD:
+        return declare_dead(v, a, wall_ms, self);
+    case COORD_MARK_UP:
+        return mark_up(v, a, wall_ms, self);
+    case COORD_MOVE:
+        return move(v, a, wall_ms, self);
+    case COORD_GIVE_UP:
+        return give_up(v, a, wall_ms, self);
+    }
+    return NULL;
+}
