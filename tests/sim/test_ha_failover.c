@@ -112,14 +112,14 @@ static bool in_majority(const struct sim *s, int a)
     return n * 2 > NODES;
 }
 
-/* RAFT as seen from outside: a leader only with a majority; a successor after an election; the old one learns up to 2 s late. */
+/* RAFT as seen from outside: a leader only with a majority; a successor after an election; the old one learns up to 5 s late. */
 static void move_leader(struct sim *s)
 {
     if (s->leader >= 0 && in_majority(s, s->leader))
         return;
     if (s->leader >= 0) {
         s->old_leader = s->leader;
-        s->old_leader_until = s->now + rnd(s, 2000);
+        s->old_leader_until = s->now + rnd(s, 5000);
         s->leader = -1;
         s->leader_free_at = s->now + 1000 + rnd(s, 1000);
     }
