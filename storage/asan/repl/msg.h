@@ -1,0 +1,54 @@
+/* Messages between a shard's owner and its replicas, as the two cores see them: proto/storage.proto without the wire.
+ * Plain values; buffers are references that the receiver keeps only by iobuf_ref(). Types come from store.h, nothing else. */
+#ifndef COHORT_STORAGE_REPL_MSG_H
+#define COHORT_STORAGE_REPL_MSG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "storage/asan/store/store.h"
+
+enum repl_kind {
+    REPL_FENCE,    /* install `epoch`, begin `session`; answer: `last`, once all accepted before it is durable */
+    REPL_TAIL,     /* records above the commit mark and above `version`; answer: `tail`, `more` */
+    REPL_READ,     /* answer: `data` (NULL = zeroes), `crc` */
+    REPL_WRITE,
+    REPL_VERSIONS, /* of `count` chunks from `chunk`; answer: `versions` */
+    REPL_COPY,     /* replace chunk `chunk` by `data`, with `version` */
+    REPL_COMMIT,   /* every write of `epoch` up to commit_seq, and every one of an older epoch, is settled */
+};
+
+struct repl_msg {
+    enum repl_kind kind;
+    uint64_t tag;             /* comes back in the answer */
+    uint64_t incarnation;     /* of the replica's disk, as the owner knows it */
+    uint64_t epoch;
+    uint64_t session;         /* counts in FENCE, WRITE, COPY (replica.h); in all it tells late answers from current ones */
+    uint64_t shard_bytes;     /* FENCE */
+    uint64_t seq, prev_seq;   /* WRITE */
+    uint64_t commit_seq;      /* WRITE (0 = nothing new), COMMIT */
+    uint64_t offset;          /* READ, WRITE: bytes in the shard */
+    uint32_t length;
+    uint64_t chunk;           /* VERSIONS, COPY */
+    uint32_t count;           /* VERSIONS */
+    struct store_version version; /* COPY: the source's; TAIL: only records above it */
+    bool zero;                /* WRITE, COPY: no data */
+    uint32_t crc;             /* crc32c of the data */
+    struct iobuf *data;
+    size_t data_off;
+};
+
+struct repl_answer {
+    uint64_t tag, session;    /* the message's */
+    int status;               /* E_STALE: `detail` is the installed epoch */
+    uint64_t detail;
+    struct store_version last;             /* FENCE: the last write of the session's chain */
+    const struct store_tail_rec *tail;     /* TAIL; valid during the call */
+    size_t n_tail;
+    bool more;
+    const struct store_version *versions;  /* VERSIONS: as many as were asked for; valid during the call */
+    struct iobuf *data;                    /* READ: checked against crc by the receiver of the frame; NULL = zeroes */
+    size_t data_off;
+    uint32_t crc;
+};
+
+#endif

@@ -1,0 +1,156 @@
+/* Owner core: replication of one shard by the node that owns its volume. A pure step machine: every owner_*() call is an
+ * event (with the time in milliseconds), what must happen comes out through `struct owner_env` and owner_take_done().
+ * No I/O, no clock, no loop. Memory: one allocation in owner_new(), plus the list of ranges while reconciling, which is
+ * bounded by the members' journals; operations and their data are the caller's.
+ *
+ *            view without a row            view with a row
+ *   (new) ---------------------> ABSENT ---------------------+
+ *     |                            | first write             v
+ *     |                            +--> CREATING --view--> FENCING --every ISR member obeys our epoch--> RECONCILING
+ *     +---------------- view with a row --------------------^                                                 |
+ *                                                                  tails of all ISR members made the same     v
+ *   any state --E_STALE, or a view that says so--> STALE (for good: the caller frees it)                   SERVING
+ *
+ * Over the states lie the reasons to park: no lease, fewer in-sync members than the minimum, no view. Parked requests wait.
+ *
+ * Members are the shard's replicas. One is required (its answer needed for every completion) from the moment it joins
+ * until the database says that it is out. Its session (connection up -> FENCE answered -> live) may break and return at
+ * any time; what it had not answered is sent again, in order, from the operations that still wait.
+ *
+ * Reconciling: an acknowledged write is on every ISR member, so any member's bytes are right for any sector, and members
+ * differ only where some hold an unacknowledged write; those are in the tails above their commit marks. The ranges of
+ * all tails are read from one member and written to all as new writes of our epoch. No commit mark of the new epoch is
+ * given out before that is finished, for a mark settles everything of older epochs.
+ *
+ * Rules are numbered in storage/asan/README.md; the asserts name them.
+ */
+#ifndef COHORT_STORAGE_REPL_OWNER_H
+#define COHORT_STORAGE_REPL_OWNER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include "storage/asan/repl/msg.h"
+
+#define OWNER_MEMBERS_MAX 4             /* three replicas and one more while one is being replaced */
+#define OWNER_OP_BORDER (4u << 20)      /* an operation never crosses a multiple of it (see owner_join.c) */
+
+struct owner;
+
+/* ---- operations ---- */
+
+enum owner_op_kind { OWNER_READ, OWNER_WRITE };
+
+struct owner_op { /* caller-owned until owner_take_done() or owner_drain() gave it back */
+    enum owner_op_kind kind;
+    bool zero;              /* WRITE: no data */
+    uint64_t offset;        /* 512-multiples; does not cross an OWNER_OP_BORDER */
+    uint32_t length;
+    uint32_t crc;           /* WRITE: crc32c of the data */
+    struct iobuf *data;     /* WRITE: the caller's. READ, when done: a reference for the caller, NULL = zeroes */
+    size_t data_off;
+    int status;             /* when done: 0; READ: E_CORRUPT (no good copy) */
+    void *arg;
+    /* the core's */
+    uint8_t phase, targets, sent, acked, bad;
+    int8_t source;
+    uint64_t seq, tag, sent_ms[OWNER_MEMBERS_MAX];
+    TAILQ_ENTRY(owner_op) entry;
+};
+TAILQ_HEAD(owner_ops, owner_op);
+
+/* ---- what the core asks for; none of these may call the core ---- */
+
+struct owner_txn {
+    uint64_t epoch, generation;   /* preconditions: the volume's and the shard's */
+    int n;                        /* the new in-sync set; generation + 1 */
+    struct { uint32_t disk; uint64_t incarnation; } in_sync[OWNER_MEMBERS_MAX]; /* precondition: the disks' incarnations */
+    bool adds;                    /* for the log: "add replica", else "remove replica" */
+};
+
+struct owner_env {
+    /* Sends `m` to the replica on `disk`. Exactly one owner_answer() follows (E_DISCONN when the connection ends), unless
+     * owner_conn(false) comes first. Frames to one disk keep their order within a connection. */
+    void (*send)(void *arg, uint32_t disk, const struct repl_msg *m);
+    /* Makes the shard's row: chooses disks, conditioned on the epoch. Answer: owner_created(). */
+    void (*create)(void *arg);
+    /* Changes the in-sync set. Answer: owner_txn_done(). */
+    void (*txn)(void *arg, const struct owner_txn *t);
+    void *arg;
+};
+
+struct owner_conf {
+    struct owner_env env;
+    uint64_t epoch;               /* ours: never used before by anyone (the engine raises it when in doubt) */
+    uint64_t shard_bytes;
+    int replicas;                 /* the volume's: fixes the minimum */
+    uint32_t silent_ms;           /* a replica that owes an answer for so long is taken out; 0 = 2500 */
+    uint32_t down_ms;             /* so is one without connection; 0 = 1500 */
+    uint32_t batch_chunks;        /* chunks compared at a time when joining; 0 = 1024; a multiple of the border */
+    uint32_t op_border;           /* 0 = OWNER_OP_BORDER */
+    uint64_t window_bytes;        /* of writes in flight; 0 = 16 MiB */
+    unsigned test_bugs;           /* OWNER_BUG_*: the simulator proves that it finds them; 0 */
+};
+enum { OWNER_BUG_EARLY_ACK = 1, OWNER_BUG_NO_RECONCILE = 2, OWNER_BUG_JOIN_UNCOPIED = 4, OWNER_BUG_ACK_BEFORE_TXN = 8,
+       OWNER_BUG_NO_OVERLAP = 16, OWNER_BUG_COPY_UNLOCKED = 32 };
+
+struct owner *owner_new(const struct owner_conf *conf, uint64_t now_ms);
+void owner_free(struct owner *o); /* after owner_drain() */
+/* At least this many in-sync members, or everything waits: 2 of 3, 1 of 2, 1 of 1. */
+int owner_min_isr(int replicas);
+
+/* ---- events ---- */
+
+/* The database's state of this shard. Older views than what is known are ignored. */
+struct owner_view {
+    uint64_t epoch;               /* the volume's */
+    bool mine;                    /* the volume's owner is this node */
+    bool exists;                  /* there is a row */
+    uint64_t generation;
+    int n;                        /* replicas */
+    struct owner_view_replica {
+        uint32_t disk;            /* the caller's number for it */
+        uint64_t incarnation;     /* the disk's, now */
+        bool in_sync;             /* the row's in_sync names it with that incarnation */
+        bool usable;              /* disk and node may be used: worth joining */
+        bool local;               /* on this node */
+        bool up;                  /* connected now */
+    } replica[OWNER_MEMBERS_MAX];
+};
+void owner_view(struct owner *o, const struct owner_view *v, uint64_t now_ms);
+void owner_lease(struct owner *o, bool on, uint64_t now_ms);
+void owner_conn(struct owner *o, uint32_t disk, bool up, uint64_t now_ms);
+void owner_submit(struct owner *o, struct owner_op *op, uint64_t now_ms);
+void owner_answer(struct owner *o, uint32_t disk, const struct repl_answer *a, uint64_t now_ms);
+void owner_created(struct owner *o, int status, uint64_t now_ms);
+void owner_txn_done(struct owner *o, int status, uint64_t now_ms);
+void owner_tick(struct owner *o, uint64_t now_ms); /* every 100 ms or so */
+/* May a replica be brought up to date now? The caller bounds how many shards do so at once. Default no. */
+void owner_allow_join(struct owner *o, bool allowed, uint64_t now_ms);
+
+/* A finished operation, NULL if none is left. Call after each event. */
+struct owner_op *owner_take_done(struct owner *o);
+/* Gives back every unfinished operation, in an order in which they may be submitted again (to a core of a newer epoch).
+ * A write among them may or may not have happened; nobody was told. */
+void owner_drain(struct owner *o, struct owner_ops *ret_ops);
+
+/* ---- looking at it ---- */
+
+enum owner_state { OWNER_NEW, OWNER_ABSENT, OWNER_CREATING, OWNER_FENCING, OWNER_RECONCILING, OWNER_SERVING, OWNER_STALE };
+
+struct owner_info {
+    enum owner_state state;
+    const char *parked;           /* why requests wait, in words; NULL = they do not */
+    uint64_t epoch, generation, stale_epoch;
+    int n_replicas, n_isr;
+    struct { uint32_t disk; bool isr, joining, live, failing; } member[OWNER_MEMBERS_MAX];
+    unsigned waiting, reading, writing; /* operations */
+    uint64_t next_seq, commit_seq;
+    bool wants_join, joining;     /* a usable replica is not in sync; one is being brought up to date */
+    uint32_t join_disk;
+    uint64_t join_done, join_total, join_copied; /* chunks */
+};
+void owner_info(const struct owner *o, struct owner_info *ret);
+const char *owner_state_name(enum owner_state s);
+
+#endif
