@@ -54,9 +54,11 @@ static inline void vol_submit(struct vol *v, struct vol_req *r) { v->ops->submit
 /* A volume in plain memory, for tests of front ends: completes from the loop, can be told to park and to fail. */
 struct uv_loop_s;
 struct vol *vol_mem_new(struct uv_loop_s *loop, uint64_t size_bytes);
+struct vol *vol_mem_new_on(struct uv_loop_s *loop, void *data, uint64_t size_bytes); /* `data` stays the caller's */
+void vol_mem_delay(struct vol *v, uint64_t delay_ms); /* latency of what is submitted from now on */
 void vol_mem_park(struct vol *v, bool parked);
 void vol_mem_fail_next(struct vol *v, int code);
 void *vol_mem_data(struct vol *v);
-void vol_mem_free(struct vol *v);
+void vol_mem_free(struct vol *v); /* what is in flight completes with E_CANCELED; gone after further turns of the loop */
 
 #endif

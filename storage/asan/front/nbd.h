@@ -1,0 +1,56 @@
+/* NBD server: volumes for tools (import, export, backup, tests) on a unix socket and, if wanted, TCP.
+ * Source: the NBD protocol document (NetworkBlockDevice/nbd, doc/proto.md), fixed newstyle; structured replies for reads.
+ *
+ * Threading: everything on the volumes' loop; callbacks too. The process must ignore SIGPIPE (libuv's writes raise it).
+ * Semantics: a completed write is durable (vol.h), so FUA costs nothing and several connections to one export see one
+ * consistent volume (CAN_MULTI_CONN). Replies come in order of completion. Requests are multiples of 512 bytes: others get
+ * EINVAL, as the advertised minimum block size says. Per connection at most NBD_REQS_MAX requests and NBD_BYTES_MAX
+ * bytes are held; beyond that we stop reading from it.
+ * No encryption: a TCP listener belongs on loopback or a trusted network. */
+#ifndef COHORT_FRONT_NBD_H
+#define COHORT_FRONT_NBD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "storage/asan/vol.h"
+
+#define NBD_NAME_MAX 4096u
+#define NBD_LEN_MAX (32u << 20) /* of a read or write */
+#define NBD_REQS_MAX 128u
+#define NBD_BYTES_MAX (64u << 20)
+
+struct nbd_server;
+struct nbd_lookup; /* one question by name, ours until answered */
+struct nbd_list;
+
+struct nbd_exports { /* where volumes come from; copied */
+    /* Answers with nbd_lookup_done(), now or later, exactly once. "" is the client's wish for a default export. */
+    void (*find)(void *arg, const char *name, struct nbd_lookup *l);
+    /* The connection no longer uses `v`; called once for every successful answer, with no request in flight. */
+    void (*release)(void *arg, struct vol *v);
+    /* Calls nbd_list_add() for each name; NULL = listing is refused. */
+    void (*list)(void *arg, struct nbd_list *l);
+    void *arg;
+};
+
+/* code 0 with a volume; or E_NOTFOUND etc. with a message for the client (v NULL). */
+void nbd_lookup_done(struct nbd_lookup *l, int code, struct vol *v, const char *msg);
+void nbd_list_add(struct nbd_list *l, const char *name);
+
+struct nbd_conf {
+    const char *unix_path; /* NULL = none; a stale file is replaced */
+    const char *tcp_addr;  /* numeric IPv4 or IPv6; NULL = none */
+    uint16_t tcp_port;     /* 0 = the kernel chooses: nbd_server_port() */
+    unsigned conns_max;    /* 0 = 64 */
+};
+
+MUST_CHECK int nbd_server_open(struct uv_loop_s *loop, const struct nbd_conf *conf, const struct nbd_exports *exports,
+                               struct nbd_server **ret_srv, struct err *e);
+uint16_t nbd_server_port(const struct nbd_server *srv);
+/* Disconnects everyone using `v` (it is being deleted or moved away). Released when its requests came back. */
+void nbd_server_drop(struct nbd_server *srv, const struct vol *v);
+/* Stops listening and disconnects everyone; `done` when the last request and lookup came back. */
+void nbd_server_close(struct nbd_server *srv, void (*done)(void *arg), void *arg);
+
+#endif

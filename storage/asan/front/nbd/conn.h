@@ -1,0 +1,125 @@
+/* One NBD client.
+ *
+ *   flags -> options <-> lookup -> transmission -> ending -> (closed)
+ *
+ * - flags, options: handshake.c. One option at a time; while a lookup is out nothing more is read.
+ * - transmission: transmit.c. ending: NBD_CMD_DISC came; what is in flight is still answered.
+ * - closed: conn_close() may come in any state. The handles go at once, the rest when the last request came back from the
+ *   volume and the lookup was answered; only then is the volume released. */
+#ifndef COHORT_FRONT_NBD_CONN_H
+#define COHORT_FRONT_NBD_CONN_H
+
+#include <sys/queue.h>
+#include <uv.h>
+#include "base/buf.h"
+#include "base/sm.h"
+#include "storage/asan/front/io.h"
+#include "storage/asan/front/nbd.h"
+#include "storage/asan/front/sock.h"
+
+#define NBD_RBUF_BYTES 16384u
+#define NBD_HANDSHAKE_MS 30000u
+
+enum nbd_state { NBD_FLAGS, NBD_OPTIONS, NBD_LOOKUP, NBD_TRANSMISSION, NBD_ENDING, NBD_CLOSED };
+
+struct nbd_req { /* a request in flight, from its header to its written reply */
+    struct front_io io;
+    uv_write_t write;
+    struct nbd_conn *c;
+    struct iobuf *data;  /* payload; NULL if the command has none */
+    struct iovec iov;
+    uint64_t handle, offset;
+    uint32_t length;     /* of the command */
+    uint32_t held;       /* bytes counted against NBD_BYTES_MAX */
+    uint16_t cmd;
+    uint8_t head[32];    /* of the reply */
+    SLIST_ENTRY(nbd_req) entry; /* pool */
+};
+
+SLIST_HEAD(nbd_pool, nbd_req);
+
+struct nbd_conn {
+    struct nbd_server *srv;
+    union {
+        uv_stream_t stream;
+        uv_pipe_t pipe;
+        uv_tcp_t tcp;
+    } h;
+    uv_timer_t timer; /* limits the handshake */
+    int handles;
+    struct sm sm;
+    bool no_zeroes, structured, reading, processing;
+    struct vol *vol;  /* NULL until an export is chosen */
+    struct nbd_lookup *lookup;
+    unsigned reqs;    /* in flight */
+    uint64_t held;
+    struct nbd_req *filling; /* a write whose payload is arriving */
+    uint32_t filled;
+    uint64_t skip;    /* bytes of input to throw away */
+    struct nbd_pool pool[2]; /* idle requests with a small, a medium buffer */
+    unsigned pooled[2];
+    size_t rpos, rlen; /* unread input: rbuf[rpos .. rpos+rlen) */
+    uint8_t rbuf[NBD_RBUF_BYTES];
+    LIST_ENTRY(nbd_conn) entry;
+};
+
+struct nbd_lookup {
+    struct nbd_conn *c; /* NULL: the client left meanwhile */
+    struct nbd_server *srv;
+    uint32_t opt;       /* who asked: EXPORT_NAME, INFO, GO */
+    bool want_name;
+    bool in_find, answered;
+    LIST_ENTRY(nbd_lookup) entry;
+    char name[NBD_NAME_MAX + 1];
+};
+
+struct nbd_listener {
+    union {
+        uv_stream_t stream;
+        uv_pipe_t pipe;
+        uv_tcp_t tcp;
+    } h;
+    struct nbd_server *srv;
+};
+
+struct nbd_server {
+    uv_loop_t *loop;
+    struct nbd_exports exports;
+    struct nbd_listener *unix_listener, *tcp_listener; /* NULL = none */
+    char *unix_path;
+    struct sock_file unix_file;
+    unsigned conns, conns_max, lookups, handles;
+    LIST_HEAD(, nbd_conn) conn;
+    bool closing;
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+/* server.c */
+struct nbd_server *nbd_server_new(uv_loop_t *loop, const struct nbd_exports *exports); /* no listener yet */
+/* A new connection over `fd`, a stream socket that is ours from now on (also for tests). */
+void nbd_server_adopt(struct nbd_server *srv, int fd);
+void nbd_server_check_closed(struct nbd_server *srv);
+
+/* conn.c */
+MUST_CHECK int nbd_conn_accept(struct nbd_server *srv, uv_stream_t *listener, bool tcp);
+void nbd_conn_open_fd(struct nbd_server *srv, int fd);
+void nbd_conn_close(struct nbd_conn *c);
+void nbd_conn_process(struct nbd_conn *c); /* takes what it can from rbuf, then reads on unless held back */
+void nbd_conn_consume(struct nbd_conn *c, size_t bytes); /* drops from the front of rbuf */
+void nbd_conn_check_freed(struct nbd_conn *c);
+/* Queues a copy of `len` bytes; closes the connection if the client does not read its replies. */
+void nbd_conn_send(struct nbd_conn *c, const void *data, size_t len);
+
+/* handshake.c: each takes one message from rbuf. True: go on; false: needs more input, or another state now. */
+bool nbd_take_flags(struct nbd_conn *c);
+bool nbd_take_option(struct nbd_conn *c);
+void nbd_greet(struct nbd_conn *c);
+
+/* transmit.c */
+bool nbd_take_request(struct nbd_conn *c);
+/* `n` bytes of the write being filled arrived in its buffer. */
+void nbd_filled(struct nbd_conn *c, size_t n);
+void nbd_free_pool(struct nbd_conn *c);
+
+#endif

@@ -1,0 +1,22 @@
+# Front ends: a library of their own (they know vol.h and base/ only), part of c_volume.
+add_library(c_front STATIC
+  ${CMAKE_CURRENT_SOURCE_DIR}/vol_mem.c
+  ${CMAKE_CURRENT_LIST_DIR}/io.c
+  ${CMAKE_CURRENT_LIST_DIR}/watch.c
+  ${CMAKE_CURRENT_LIST_DIR}/sock.c
+  ${CMAKE_CURRENT_LIST_DIR}/nbd/conn.c
+  ${CMAKE_CURRENT_LIST_DIR}/nbd/handshake.c
+  ${CMAKE_CURRENT_LIST_DIR}/nbd/transmit.c
+  ${CMAKE_CURRENT_LIST_DIR}/nbd/server.c
+  ${CMAKE_CURRENT_LIST_DIR}/vhost/msg.c
+  ${CMAKE_CURRENT_LIST_DIR}/vhost/mem.c
+  ${CMAKE_CURRENT_LIST_DIR}/vhost/vring.c
+  ${CMAKE_CURRENT_LIST_DIR}/vhost/blk.c
+  ${CMAKE_CURRENT_LIST_DIR}/vhost/queue.c
+  ${CMAKE_CURRENT_LIST_DIR}/vhost/session.c
+  ${CMAKE_CURRENT_LIST_DIR}/vhost/server.c)
+target_link_libraries(c_front PUBLIC cohort_flags c_base PkgConfig::UV)
+target_link_libraries(c_volume PUBLIC c_front)
+
+add_executable(cohort-front-test ${CMAKE_SOURCE_DIR}/tests/integration/test_front_server.c)
+target_link_libraries(cohort-front-test PRIVATE c_front)
