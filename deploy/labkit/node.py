@@ -1,0 +1,202 @@
+"""Nodes and the switch between them.
+
+    switch namespace            node namespace (pid, mount, net, uts, ipc, cgroup)
+    br0 ── p1 ═══ veth ═══ up0 ── br-phy 192.0.2.11/24 (ovs-vswitchd)
+     ├──── p2 ═══ …                 init.py (pid 1): ovsdb-server, ovs-vswitchd, cohortd
+     └──── p3 ═══ …                 /var/lib, /var/log, /etc/cohort, /etc/openvswitch, /srv: own directories on disk
+
+The host keeps no interface, route or mount of all this."""
+
+import os
+import sys
+
+from . import cgroups, util
+from .state import ROOT
+from .util import LabError, say
+
+INIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "init.py")
+
+
+def check_disk(path):
+    """The journal needs O_DIRECT; tmpfs, for one, has none."""
+    name = os.path.join(path, ".o_direct")
+    try:
+        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600))
+    except OSError as e:
+        raise LabError(f"{path} is on a file system without O_DIRECT ({e.strerror}); put the repository on a real disk") from None
+    finally:
+        if os.path.exists(name):
+            os.unlink(name)
+
+
+def start_switch(lab):
+    if util.alive(lab.state.get("switch")):
+        return
+    pid = util.spawn(["unshare", "--net", "sleep", "infinity"], lab.path("switch.log"), lab.environment())
+    lab.state["switch"] = util.identity(pid)
+    lab.save()
+    own = os.stat("/proc/self/ns/net").st_ino
+    util.wait_for(lambda: util.alive(lab.state["switch"]) and os.stat(f"/proc/{pid}/ns/net").st_ino != own, 10,
+                  "the switch's namespace", interval=0.005)
+    util.ip_in(pid, "link", "set", "lo", "up")
+    util.ip_in(pid, "link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0", "mcast_snooping", "0")
+    util.ip_in(pid, "link", "set", "br0", "up")
+    lab.name_netns("switch", pid)
+
+
+def port_name(node):
+    return f"p{node['index']}"
+
+
+def connect(lab, node):
+    """The node's cable into the switch: made inside the two namespaces, never seen on the host."""
+    switch, pid, port = lab.state["switch"]["pid"], node["process"]["pid"], port_name(node)
+    util.ip_in(switch, "link", "del", port, check=False)  # of a life that ended a moment ago
+    util.ip_in(switch, "link", "add", port, "type", "veth", "peer", "name", "up0", "netns", str(pid))
+    util.run(["nsenter", f"--net=/proc/{switch}/ns/net", "ethtool", "-K", port, "tx", "off"])
+    util.ip_in(switch, "link", "set", port, "up")
+    if not node.get("cut"):
+        util.ip_in(switch, "link", "set", port, "master", "br0")
+
+
+def write_config(lab, node):
+    d = lab.node_dir(node)
+    for sub in ("etc/cohort", "disks/fast", "disks/capacity"):
+        os.makedirs(os.path.join(d, sub), exist_ok=True)
+    check_disk(os.path.join(d, "disks"))
+    conf = {
+        "node_name": node["name"], "address": node["address"], "state_dir": "/var/lib/cohort", "run_dir": "/run/cohort",
+        "uplink": "", "control_port": 7700, "storage_port": 7701, "migrate_port": 7702, "api_port": 7443,
+        "journal_bytes": lab.state["journal_bytes"], "election_ms": lab.state["election_ms"],
+        "disks": [{"name": "disk0", "fast": "/srv/fast", "capacity": "/srv/capacity"}],
+    }
+    target = os.path.join(d, "etc/cohort/cohortd.json")
+    if not os.path.exists(target):  # what somebody changed by hand stays
+        util.write_json(target, conf)
+    util.write_json(os.path.join(d, "node.json"), {
+        "name": node["name"], "address": node["address"], "dir": d, "mac": f"0a:00:00:00:00:{node['index']:02x}",
+        "cgroups": cgroups.hierarchies(), "daemon": lab.state["daemon"]})
+
+
+def child_of(parent):
+    """The process whose parent is `parent`; None while there is none."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as f:
+                if int(f.read().rpartition(b")")[2].split()[1]) == parent:
+                    return int(pid)
+        except OSError:
+            pass
+    return None
+
+
+def start(lab, node, timeout=60):
+    """Power on. Returns when the node's init has its switch up and has started the daemon."""
+    if util.alive(node.get("process")):
+        raise LabError(f"{node['name']} is on already")
+    start_switch(lab)
+    write_config(lab, node)
+    d = lab.node_dir(node)
+    ready = os.path.join(d, "ready")
+    if os.path.exists(ready):
+        os.unlink(ready)
+    groups = cgroups.create(lab.id, node["name"])
+    outer = util.spawn(
+        ["unshare", "--fork", "--kill-child=SIGKILL", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup", "--mount-proc",
+         "--propagation", "slave", sys.executable, "-B", INIT, os.path.join(d, "node.json")],
+        os.path.join(d, "init.log"), dict(lab.environment(), PATH=node_path(lab)), groups)
+    who = util.identity(outer)
+    pid = util.wait_for(lambda: child_of(outer) or not util.alive(who), 10, f"{node['name']}'s namespaces", interval=0.005)
+    if pid is True:
+        raise LabError(f"{node['name']} did not start:\n{util.tail(os.path.join(d, 'init.log'))}")
+    cgroups.leave(groups, outer)
+    node["process"] = util.identity(pid)
+    lab.save()
+    own = os.stat("/proc/self/ns/net").st_ino
+    util.wait_for(lambda: not util.alive(node["process"]) or os.stat(f"/proc/{pid}/ns/net").st_ino != own, 10, "its network")
+    try:
+        connect(lab, node)
+        lab.name_netns(node["name"], pid)
+        util.wait_for(lambda: os.path.exists(ready) or not util.alive(node["process"]), timeout, f"{node['name']} to start")
+    except (LabError, OSError) as e:
+        if util.alive(node["process"]):
+            raise
+        raise LabError(f"{node['name']} did not start: {e}\n{util.tail(os.path.join(d, 'init.log'))}") from None
+    if not util.alive(node["process"]):
+        raise LabError(f"{node['name']} did not start:\n{util.tail(os.path.join(d, 'init.log'))}")
+
+
+def node_path(lab):
+    """The lab's own build of cohort, cohort-guard and so on before everything else."""
+    b = lab.state["build"]
+    return ":".join([os.path.join(b, "daemon"), os.path.join(b, "cli"), os.path.join(b, "compute"),
+                     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
+
+
+def power_off(lab, node):
+    """Power cut. The cable goes first: a dying kernel would close the node's TCP connections properly, and peers would
+    learn from that what nobody learns when the power fails. What the node had written but not synced survives in the
+    host's page cache; that part of a power cut is not imitated."""
+    if not util.alive(node.get("process")):
+        raise LabError(f"{node['name']} is off already")
+    util.ip_in(lab.state["switch"]["pid"], "link", "del", port_name(node), check=False)
+    util.kill_and_wait(node["process"])
+    lab.unname_netns(node["name"])
+    cgroups.remove(lab.id, node["name"])
+    node["process"] = None
+    lab.save()
+
+
+def cut(lab, node):
+    """Takes the node's cable out of the switch. Its link stays up: nothing tells the node."""
+    node["cut"] = True
+    lab.save()
+    if util.alive(node.get("process")):
+        util.ip_in(lab.state["switch"]["pid"], "link", "set", port_name(node), "nomaster")
+
+
+def heal(lab, node):
+    node["cut"] = False
+    lab.save()
+    if util.alive(node.get("process")):
+        util.ip_in(lab.state["switch"]["pid"], "link", "set", port_name(node), "master", "br0")
+
+
+def delay(lab, node, ms):
+    """Delays what leaves and enters the node, each way `ms`, by netem where the kernel has it."""
+    if not util.alive(node.get("process")):
+        raise LabError(f"{node['name']} is off")
+    for pid, dev in ((lab.state["switch"]["pid"], port_name(node)), (node["process"]["pid"], "up0")):
+        tc = ["nsenter", f"--net=/proc/{pid}/ns/net", "tc", "qdisc"]
+        if ms == 0:
+            util.run(tc + ["del", "dev", dev, "root"], check=False)
+            continue
+        done = util.run(tc + ["replace", "dev", dev, "root", "netem", "delay", f"{ms}ms"], check=False)
+        if done.returncode != 0:
+            raise LabError(f"this kernel cannot delay packets (netem: {done.stderr.strip().splitlines()[-1]}); "
+                           "Debian's kernels have it as the module sch_netem")
+
+
+def enter(lab, node, workdir=None):
+    """Command prefix that runs something inside a node, as if logged in there."""
+    if not util.alive(node.get("process")):
+        raise LabError(f"{node['name']} is off; power it on: deploy/lab start {node['name']}")
+    pid = str(node["process"]["pid"])
+    argv = ["nsenter", "-t", pid, "-p", "-m", "-n", "-u", "-i", "-C"]
+    if workdir and os.path.isdir(f"/proc/{pid}/root{workdir}"):
+        argv.append(f"--wdns={workdir}")
+    return argv
+
+
+def show_cut_warning(node):
+    if node.get("cut"):
+        say(f"note: {node['name']}'s cable is out (deploy/lab heal {node['name']})")
+
+
+def daemon_argv(build, override):
+    if override:
+        return [override]
+    path = os.path.join(build, "daemon", "cohortd")
+    if not os.access(path, os.X_OK):
+        raise LabError(f"{path} is not built; run: cmake --preset dev && cmake --build --preset dev (in {ROOT}), or deploy/quickstart")
+    return [path, "--config", "/etc/cohort/cohortd.json"]
