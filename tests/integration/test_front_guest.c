@@ -1,9 +1,9 @@
-/* init of the guest in test_front_qemu.py: loads the virtio modules named on its command line and tortures /dev/vda.
+/* init of the guest in test_front_qemu.py: loads the virtio modules of the guest image and tortures /dev/vda.
  *
  * Every 4 KiB block written holds its number, a generation and bytes derived from both, so that a lost, torn, misplaced or
  * repeated-too-late write is seen. Several threads write, discard and read back at random in areas of their own, with
  * O_DIRECT, for as long as told; at the end everything is verified once more. Any error of the device fails the test.
- * Kernel command line: front.seconds=N front.threads=N front.mode=run|verify. Prints "FRONT ..." lines on the console. */
+ * Kernel command line: front.seconds=N front.threads=N. Prints "FRONT ..." lines on the console. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -127,10 +127,10 @@ static void *work(void *arg)
 static void insert_modules(void)
 {
     char line[256], path[300];
-    FILE *f = fopen("/modules/order", "r");
+    FILE *f = fopen("/lib/modules/order", "r");
     while (f && fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = 0;
-        snprintf(path, sizeof path, "/modules/%s", line);
+        snprintf(path, sizeof path, "/lib/modules/%s", line);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
             printf("FRONT module %s: %s\n", path, strerror(errno));

@@ -20,3 +20,5 @@ target_link_libraries(c_volume PUBLIC c_front)
 
 add_executable(cohort-front-test ${CMAKE_SOURCE_DIR}/tests/integration/test_front_server.c)
 target_link_libraries(cohort-front-test PRIVATE c_front)
+
+cohort_unit_test(front_vhost SOURCES ${CMAKE_SOURCE_DIR}/tests/lib/front_peer.c LIBS c_front)

@@ -36,7 +36,7 @@ int vhost_map_fd(int fd, uint64_t offset, uint64_t size, bool allow_unsealed, vo
     return E_OK;
 }
 
-static int check_region(const struct vhost_msg_region *r, struct err *e)
+static int check_region(const struct vhu_msg_region *r, struct err *e)
 {
     uint64_t end;
     if (!r->size || __builtin_add_overflow(r->gpa, r->size, &end) || __builtin_add_overflow(r->uaddr, r->size, &end))
@@ -44,7 +44,7 @@ static int check_region(const struct vhost_msg_region *r, struct err *e)
     return E_OK;
 }
 
-int vhost_mem_map(const struct vhost_msg_mem *table, const int *fd, int n_fds, bool allow_unsealed,
+int vhost_mem_map(const struct vhu_msg_mem *table, const int *fd, int n_fds, bool allow_unsealed,
                   struct vhost_mem **ret_mem, struct err *e)
 {
     if (!table->n || table->n > VHU_REGIONS_MAX || (int)table->n != n_fds)
@@ -52,7 +52,7 @@ int vhost_mem_map(const struct vhost_msg_mem *table, const int *fd, int n_fds, b
     struct vhost_mem *m = xcalloc(1, sizeof *m);
     m->refs = 1;
     for (uint32_t i = 0; i < table->n; i++) {
-        const struct vhost_msg_region *t = &table->r[i];
+        const struct vhu_msg_region *t = &table->r[i];
         struct vhost_mem_region *r = &m->r[i];
         int rc = check_region(t, e);
         if (!rc)

@@ -26,7 +26,7 @@ struct vhost_mem {
 
 /* Maps the table's regions; fd[i] belongs to region i and stays the caller's. E_PROTO for a bad table or descriptor,
  * E_IO when mmap fails. */
-MUST_CHECK int vhost_mem_map(const struct vhost_msg_mem *table, const int *fd, int n_fds, bool allow_unsealed,
+MUST_CHECK int vhost_mem_map(const struct vhu_msg_mem *table, const int *fd, int n_fds, bool allow_unsealed,
                              struct vhost_mem **ret_mem, struct err *e);
 struct vhost_mem *vhost_mem_ref(struct vhost_mem *m);
 void vhost_mem_unref(struct vhost_mem *m); /* NULL is fine */

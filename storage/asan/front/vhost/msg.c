@@ -85,7 +85,7 @@ static int receive(struct vhost_rx *rx, int sock, void *at, size_t bytes)
     return 1;
 }
 
-static int check_header(const struct vhost_msg_hdr *h)
+static int check_header(const struct vhu_msg_hdr *h)
 {
     if ((h->flags & VHU_FLAG_VERSION_MASK) != VHU_FLAG_VERSION || (h->flags & VHU_FLAG_REPLY))
         return E_PROTO;

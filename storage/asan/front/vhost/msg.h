@@ -55,46 +55,46 @@ enum vhost_request {
 #define VHU_VRING_INDEX_MASK 0xffu
 #define VHU_VRING_NOFD 0x100u
 
-struct vhost_msg_region {
+struct vhu_msg_region {
     uint64_t gpa, size, uaddr, mmap_offset;
 };
 
-struct vhost_msg_mem {
+struct vhu_msg_mem {
     uint32_t n, pad;
-    struct vhost_msg_region r[VHU_REGIONS_MAX];
+    struct vhu_msg_region r[VHU_REGIONS_MAX];
 };
 
-struct vhost_msg_inflight {
+struct vhu_msg_inflight {
     uint64_t mmap_size, mmap_offset;
     uint16_t queues, queue_size, pad[2]; /* QEMU sends the struct with its padding, the document without */
 };
 
-struct vhost_msg_config {
+struct vhu_msg_config {
     uint32_t offset, size, flags;
     uint8_t data[VHU_CONFIG_MAX];
 };
 
-struct vhost_msg_hdr {
+struct vhu_msg_hdr {
     uint32_t request, flags, size;
 };
 
 struct vhu_msg {
-    struct vhost_msg_hdr hdr;
+    struct vhu_msg_hdr hdr;
     union {
         uint64_t u64;
         struct vhost_vring_state state;
         struct vhost_vring_addr addr;
-        struct vhost_msg_mem mem;
+        struct vhu_msg_mem mem;
         struct { uint64_t mmap_size, mmap_offset; } log;
-        struct vhost_msg_inflight inflight;
-        struct vhost_msg_config config;
+        struct vhu_msg_inflight inflight;
+        struct vhu_msg_config config;
     } p;
     int fd[VHU_FDS_MAX]; /* received, close-on-exec; a handler that keeps one sets it to -1 */
     int n_fds;
 };
-_Static_assert(sizeof(struct vhost_msg_hdr) == 12, "wire");
-_Static_assert(sizeof(struct vhost_msg_mem) == 8 + 8 * 32, "wire");
-_Static_assert(sizeof(struct vhost_msg_inflight) == 24, "wire");
+_Static_assert(sizeof(struct vhu_msg_hdr) == 12, "wire");
+_Static_assert(sizeof(struct vhu_msg_mem) == 8 + 8 * 32, "wire");
+_Static_assert(sizeof(struct vhu_msg_inflight) == 24, "wire");
 _Static_assert(sizeof(struct vhost_vring_addr) == 40, "wire");
 
 /* A message on its way in. Zeroed = between messages. */

@@ -176,8 +176,8 @@ static int get_queue_num(struct vhost_session *s, struct vhu_msg *m, struct err 
 
 static int get_config(struct vhost_session *s, struct vhu_msg *m, struct err *e)
 {
-    struct vhost_msg_config *c = &m->p.config, reply = {0};
-    const uint32_t head = offsetof(struct vhost_msg_config, data);
+    struct vhu_msg_config *c = &m->p.config, reply = {0};
+    const uint32_t head = offsetof(struct vhu_msg_config, data);
     if (c->size > VHU_CONFIG_MAX || c->offset > VHU_CONFIG_MAX - c->size || m->hdr.size != head + c->size)
         return err_set(e, E_PROTO, "%u bytes at %u in a message of %u", c->size, c->offset, m->hdr.size);
     uint8_t space[VHU_CONFIG_MAX] = {0};
@@ -209,7 +209,7 @@ static int set_backend_fd(struct vhost_session *s, struct vhu_msg *m, struct err
 static int set_mem_table(struct vhost_session *s, struct vhu_msg *m, struct err *e)
 {
     uint32_t n = m->p.mem.n;
-    if (n > VHU_REGIONS_MAX || m->hdr.size < 8 + n * sizeof(struct vhost_msg_region))
+    if (n > VHU_REGIONS_MAX || m->hdr.size < 8 + n * sizeof(struct vhu_msg_region))
         return err_set(e, E_PROTO, "%u regions in %u bytes", n, m->hdr.size);
     struct vhost_mem *mem;
     int rc = vhost_mem_map(&m->p.mem, m->fd, m->n_fds, s->srv->allow_unsealed, &mem, e);
@@ -246,7 +246,7 @@ static int create_memfd(uint64_t bytes, struct err *e)
     return fd;
 }
 
-static int check_inflight(const struct vhost_session *s, const struct vhost_msg_inflight *f, struct err *e)
+static int check_inflight(const struct vhost_session *s, const struct vhu_msg_inflight *f, struct err *e)
 {
     if (!f->queues || f->queues > s->srv->dev.queues || !f->queue_size || f->queue_size > VQ_NUM_MAX)
         return err_set(e, E_PROTO, "%u queues of %u", f->queues, f->queue_size);
@@ -255,7 +255,7 @@ static int check_inflight(const struct vhost_session *s, const struct vhost_msg_
 
 static int get_inflight(struct vhost_session *s, struct vhu_msg *m, struct err *e)
 {
-    struct vhost_msg_inflight f = m->p.inflight;
+    struct vhu_msg_inflight f = m->p.inflight;
     int rc = check_inflight(s, &f, e);
     if (rc)
         return rc;
@@ -271,7 +271,7 @@ static int get_inflight(struct vhost_session *s, struct vhu_msg *m, struct err *
 
 static int set_inflight(struct vhost_session *s, struct vhu_msg *m, struct err *e)
 {
-    const struct vhost_msg_inflight *f = &m->p.inflight;
+    const struct vhu_msg_inflight *f = &m->p.inflight;
     void *map;
     size_t map_len;
     uint8_t *at;
@@ -409,9 +409,9 @@ struct rule {
 };
 
 #define STATE sizeof(struct vhost_vring_state)
-#define MEM_MAX sizeof(struct vhost_msg_mem)
-#define CONFIG_HEAD offsetof(struct vhost_msg_config, data)
-#define CONFIG_MAX sizeof(struct vhost_msg_config)
+#define MEM_MAX sizeof(struct vhu_msg_mem)
+#define CONFIG_HEAD offsetof(struct vhu_msg_config, data)
+#define CONFIG_MAX sizeof(struct vhu_msg_config)
 
 static const struct rule rules[VHU_REQUEST_MAX] = {
     [VHU_GET_FEATURES] = {get_features, 0, 8, 0, 0, true},
