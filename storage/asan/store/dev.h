@@ -1,0 +1,50 @@
+/* A file of the store (journal, extents) opened O_DIRECT, and the seam where tests cut the power.
+ *
+ * Synchronous calls are for store_open() and for workers; dev_submit() is for the loop. All offsets, lengths and buffers
+ * are multiples of DEV_BLOCK. A short transfer is -EIO.
+ */
+#ifndef COHORT_STORAGE_STORE_DEV_H
+#define COHORT_STORAGE_STORE_DEV_H
+
+#include "storage/asan/store/uring.h"
+
+#define DEV_BLOCK 4096u
+
+struct dev {
+    int fd;       /* -1 = closed */
+    char *path;
+    bool dsync;   /* a completed write is durable; else dev_sync() makes it so */
+    char fault_read[24], fault_write[24], fault_sync[24]; /* fault points (base/fault.h) */
+};
+
+/* What a test puts between the store and its files. Called from the loop and from workers at once. */
+struct dev_hook {
+    /* Before a write: negative = the write fails with that and must not reach the file. *ret_token goes to `written`. */
+    int (*write)(struct dev_hook *h, const struct dev *d, uint64_t offset, uint64_t length, void **ret_token);
+    void (*written)(struct dev_hook *h, const struct dev *d, void *token, int res);
+    int (*sync)(struct dev_hook *h, const struct dev *d, bool done); /* before (done = false) and after */
+    int (*meta)(struct dev_hook *h, bool done);                      /* before and after each RocksDB batch */
+};
+extern struct dev_hook *dev_hook; /* NULL outside tests */
+
+/* `name` is the prefix of the fault points: "<name>.read", ".write", ".sync". E_NOTFOUND if absent and !create. */
+MUST_CHECK int dev_open(struct dev *d, const char *path, bool create, bool dsync, const char *name, struct err *e);
+void dev_close(struct dev *d); /* a zeroed or closed one is fine */
+
+int dev_read(const struct dev *d, void *buf, size_t length, uint64_t offset);        /* 0 or -errno */
+int dev_write(const struct dev *d, const void *buf, size_t length, uint64_t offset);
+int dev_sync(const struct dev *d);
+
+struct dev_io {
+    struct uring_op op;
+    const struct dev *dev;
+    uint64_t length;
+    void *token;
+    int early; /* refused before it reached the ring */
+    void (*done)(struct dev_io *io, int status); /* 0 or -errno */
+};
+/* The caller sets `done`; `iov` stays valid until then. */
+void dev_submit(const struct dev *d, struct uring *u, struct dev_io *io, bool write, const struct iovec *iov, int iovcnt,
+                uint64_t offset);
+
+#endif

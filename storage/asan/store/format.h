@@ -1,0 +1,100 @@
+/* On-disk structures of the journal: little-endian, fixed width, checksummed. FORMAT.md explains them and the values in
+ * RocksDB. Fields are stored with htole*(); fmt_*_seal() and fmt_*_ok() compute and check the crc. */
+#ifndef COHORT_STORAGE_STORE_FORMAT_H
+#define COHORT_STORAGE_STORE_FORMAT_H
+
+#include <assert.h>
+#include <endian.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include "base/crc32c.h"
+
+#define FMT_BLOCK 4096u
+#define FMT_VERSION 1u
+#define FMT_SB_MAGIC 0x424a4843u    /* "CHJB" */
+#define FMT_BATCH_MAGIC 0x424a4844u
+#define FMT_SB_COPY_AT(N) ((uint64_t)(N) * 32768u) /* two copies, 32 KiB apart */
+#define FMT_RING_AT 65536u
+#define FMT_ID_MAX 64u
+
+/* Journal superblock: two copies, both written at each change, one after the other. */
+struct fmt_sb {
+    uint32_t magic, version;
+    uint8_t cluster[FMT_ID_MAX], disk[FMT_ID_MAX]; /* NUL-padded text */
+    uint8_t journal_id[16];  /* random; also in the metadata's label */
+    uint64_t ring_bytes;
+    uint64_t number;         /* +1 at each change */
+    uint64_t life;           /* +1 at each open */
+    uint64_t trim_pos, trim_seq; /* replay begins here: logical position and number of the batch */
+    uint64_t durable_seq;    /* batches up to here were durable when this was written: replay must reach it */
+    uint64_t meta_number;    /* the metadata must have seen at least this destage */
+    uint8_t pad[FMT_BLOCK - 212];
+    uint32_t crc;
+};
+_Static_assert(sizeof(struct fmt_sb) == FMT_BLOCK, "superblock is one block");
+_Static_assert(offsetof(struct fmt_sb, crc) == FMT_BLOCK - 4, "no holes");
+
+enum fmt_type { FMT_WRITE = 1, FMT_ZERO = 2, FMT_COPY = 3, FMT_COPY_ZERO = 4 };
+enum { FMT_FIRST = 1, FMT_LAST = 2 }; /* parts of one store_write(): replay takes all or none */
+
+struct fmt_record {
+    uint8_t volume[16];
+    uint32_t shard;
+    uint8_t type, flags;
+    uint16_t zero;
+    uint64_t epoch, seq, commit_epoch, commit_seq;
+    uint64_t offset;      /* in the shard */
+    uint32_t length;      /* <= STORE_CHUNK, within one chunk */
+    uint32_t crc;         /* crc32c of the data */
+    uint32_t data_block;  /* where the data begin, in blocks from the batch's start; 0 = no data */
+    uint32_t zero2;
+};
+_Static_assert(sizeof(struct fmt_record) == 80, "fixed");
+
+#define FMT_BATCH_RECORDS 50u
+struct fmt_batch {
+    uint32_t magic;
+    uint16_t version, n_records; /* 0 records: filler up to the end of the ring */
+    uint64_t life;        /* never falls from batch to batch: a leftover of an earlier life is no successor */
+    uint64_t seq;         /* +1 from batch to batch */
+    uint64_t pos;         /* logical position: grows for ever; place in the ring = pos % ring_bytes */
+    uint64_t durable_seq; /* all batches up to here were durable when this one was written */
+    uint32_t total_bytes; /* with this header, a multiple of FMT_BLOCK */
+    uint32_t crc;         /* of this block, itself as 0 */
+    uint8_t journal_id[16];
+    struct fmt_record record[FMT_BATCH_RECORDS];
+    uint8_t pad[FMT_BLOCK - 64 - 80 * FMT_BATCH_RECORDS];
+};
+_Static_assert(sizeof(struct fmt_batch) == FMT_BLOCK, "header is one block");
+
+#define FMT_BATCH_DATA (1u << 20)
+#define FMT_BATCH_MAX (FMT_BLOCK + FMT_BATCH_DATA)
+
+static inline void fmt_sb_seal(struct fmt_sb *b)
+{
+    b->crc = htole32(crc32c(0, b, FMT_BLOCK - 4));
+}
+static inline bool fmt_sb_ok(const struct fmt_sb *b)
+{
+    return le32toh(b->magic) == FMT_SB_MAGIC && le32toh(b->crc) == crc32c(0, b, FMT_BLOCK - 4);
+}
+static inline uint32_t fmt_batch_crc(const struct fmt_batch *b)
+{
+    static const uint8_t none[4];
+    const size_t at = offsetof(struct fmt_batch, crc);
+    uint32_t c = crc32c(0, b, at);
+    c = crc32c(c, none, 4);
+    return crc32c(c, (const uint8_t *)b + at + 4, FMT_BLOCK - at - 4);
+}
+static inline void fmt_batch_seal(struct fmt_batch *b)
+{
+    b->crc = htole32(fmt_batch_crc(b));
+}
+static inline bool fmt_batch_ok(const struct fmt_batch *b)
+{
+    return le32toh(b->magic) == FMT_BATCH_MAGIC && le32toh(b->crc) == fmt_batch_crc(b);
+}
+
+#endif

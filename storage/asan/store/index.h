@@ -1,0 +1,129 @@
+/* Index: what the store knows in memory about shards, extents and journal records that are not destaged yet.
+ *
+ * Per (shard, extent) one `struct ext`: the metadata of what is on the capacity device, and per chunk the dirty segments,
+ * ordered by offset and not overlapping: the newest by arrival wins. Arrival is the order in which records became durable
+ * in the journal, which is the order of submission.
+ *
+ * A record's journal space is needed while a segment refers to it (reads, destage), while it is in its shard's tail
+ * (above the commit mark: owner change), or while something reads it (pins). rec_settle() lets go when none holds.
+ *
+ * Threading: the loop's thread, plus store_open().
+ */
+#ifndef COHORT_STORAGE_STORE_INDEX_H
+#define COHORT_STORAGE_STORE_INDEX_H
+
+#include <sys/queue.h>
+#include "base/htab.h"
+#include "storage/asan/store/format.h"
+#include "storage/asan/store/store.h"
+
+#define EXT_CHUNKS (STORE_EXTENT / STORE_CHUNK)
+#define EXT_BLOCKS (STORE_EXTENT / FMT_BLOCK)
+#define CHUNK_BLOCKS (STORE_CHUNK / FMT_BLOCK)
+#define PLACE_NONE UINT64_MAX /* the whole extent reads as zeroes */
+
+struct shard {
+    struct htab_node node;
+    struct store_shard_id id;
+    bool exists;
+    bool dropping;          /* store_drop() accepted: writes and reads are refused from then on */
+    bool progress_dirty;    /* last or commit changed since they were put into the metadata */
+    uint64_t epoch, shard_bytes;
+    uint64_t floor_pos;     /* journal records before this position belong to a dropped predecessor */
+    struct store_version last, commit;
+    TAILQ_HEAD(, rec) tail; /* WRITE and ZERO above the commit mark, ascending */
+    LIST_HEAD(, ext) exts;
+};
+
+struct batch { /* one in the journal that is not trimmed */
+    uint64_t seq, pos;
+    uint32_t total_bytes;
+    unsigned live;          /* records not settled */
+    bool durable;
+    TAILQ_ENTRY(batch) entry;
+};
+
+struct rec {
+    struct shard *shard;
+    struct ext *ext;
+    struct store_version version;
+    uint64_t offset;        /* in the shard */
+    uint32_t length, crc;
+    uint8_t type, flags;    /* fmt_type, FMT_FIRST|FMT_LAST */
+    bool in_tail, destaging;
+    uint64_t arrival;
+    uint64_t file_off;      /* of its data in the journal file */
+    struct batch *batch;
+    unsigned segs, pins;
+    struct iobuf *data;     /* until it is durable */
+    size_t data_off;
+    struct store_op *op;    /* on the last part of an operation: completes with it */
+    TAILQ_ENTRY(rec) queue, by_shard, by_chunk;
+};
+TAILQ_HEAD(rec_list, rec);
+
+struct seg {
+    struct seg *next;
+    struct rec *rec;
+    uint32_t begin, end;    /* in the chunk */
+};
+
+struct ext {
+    struct htab_node node;
+    struct shard *shard;
+    uint32_t index;
+    bool has_meta, on_dirty;
+    bool counted;           /* a place is reserved for it (alloc.h) */
+    bool destaging;
+    unsigned gen;           /* +1 when a destage changed what is on the device: a read that raced starts again */
+    unsigned pending;       /* records submitted, not durable yet */
+    unsigned n_recs;
+    uint64_t place;         /* number of the extent in extents.dat, or PLACE_NONE */
+    struct store_version version[EXT_CHUNKS];
+    uint32_t *crc;          /* EXT_BLOCKS of them; NULL while place is PLACE_NONE */
+    struct seg *segs[EXT_CHUNKS];
+    struct rec_list recs[EXT_CHUNKS]; /* with segments, by arrival */
+    TAILQ_ENTRY(ext) dirty;
+    LIST_ENTRY(ext) of_shard;
+};
+TAILQ_HEAD(ext_list, ext);
+
+struct index {
+    struct htab shards, exts;
+    struct ext_list dirty;  /* extents with records, longest dirty first */
+    TAILQ_HEAD(, batch) batches;
+    uint64_t arrivals;
+    uint64_t dirty_bytes;
+};
+
+void index_init(struct index *x);
+void index_free(struct index *x);
+
+struct shard *shard_find(const struct index *x, const struct store_shard_id *id);
+struct shard *shard_get(struct index *x, const struct store_shard_id *id); /* makes it, exists = false */
+struct ext *ext_find(const struct index *x, const struct shard *sh, uint32_t index);
+struct ext *ext_get(struct index *x, struct shard *sh, uint32_t index);
+void ext_put(struct index *x, struct ext *t); /* frees it if it says nothing any more */
+
+static inline bool rec_is_zero(const struct rec *r) { return r->type == FMT_ZERO || r->type == FMT_COPY_ZERO; }
+static inline bool rec_is_copy(const struct rec *r) { return r->type == FMT_COPY || r->type == FMT_COPY_ZERO; }
+static inline unsigned rec_chunk(const struct rec *r) { return (unsigned)(r->offset / STORE_CHUNK % EXT_CHUNKS); }
+/* Settled cluster-wide (or a copy of what is): it may leave the journal. */
+static inline bool rec_committed(const struct rec *r)
+{
+    return rec_is_copy(r) || store_version_cmp(r->version, r->shard->commit) <= 0;
+}
+
+/* `r` (batch and ext set) became durable: it is the newest of what it covers. */
+void index_insert(struct index *x, struct rec *r);
+/* Its content is on the capacity device: takes its segments out. */
+void index_remove(struct index *x, struct rec *r);
+/* Raises the commit mark; what falls out of the tail is settled. */
+void index_commit(struct index *x, struct shard *sh, struct store_version mark);
+/* Takes every record and extent of a dropped shard out; `place_gone` for each place that becomes free. */
+void index_drop(struct index *x, struct shard *sh, void (*place_gone)(void *arg, struct ext *t), void *arg);
+void rec_settle(struct index *x, struct rec *r);
+/* Newest version of a chunk, {0,0} if never written. */
+struct store_version index_version(const struct index *x, const struct shard *sh, uint64_t chunk);
+
+#endif

@@ -1,0 +1,9 @@
+# The store: one disk. Part of c_volume; its tests need nothing else of aSAN.
+add_library(c_store STATIC
+  ${CMAKE_CURRENT_LIST_DIR}/uring.c
+  ${CMAKE_CURRENT_LIST_DIR}/dev.c
+  ${CMAKE_CURRENT_LIST_DIR}/alloc.c
+  ${CMAKE_CURRENT_LIST_DIR}/index.c
+  ${CMAKE_CURRENT_LIST_DIR}/meta.c)
+target_link_libraries(c_store PUBLIC cohort_flags c_base PkgConfig::UV PkgConfig::URING PRIVATE ${ROCKSDB_LIBRARY})
+target_link_libraries(c_volume PUBLIC c_store)

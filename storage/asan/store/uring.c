@@ -1,0 +1,112 @@
+/* io_uring on a libuv loop. See uring.h. */
+#include "storage/asan/store/uring.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#define DEPTH 256u /* operations in the ring; the completion queue is twice that, so it cannot overflow */
+
+static void to_ring(struct uring *u, struct uring_op *op, struct io_uring_sqe *sqe)
+{
+    if (op->kind == URING_NOP)
+        io_uring_prep_nop(sqe);
+    else if (op->kind == URING_WRITE)
+        io_uring_prep_writev(sqe, op->fd, op->iov, (unsigned)op->iovcnt, op->offset);
+    else
+        io_uring_prep_readv(sqe, op->fd, op->iov, (unsigned)op->iovcnt, op->offset);
+    io_uring_sqe_set_data(sqe, op);
+    u->in_ring++;
+}
+
+static void fill(struct uring *u)
+{
+    struct uring_op *op;
+    while (u->in_ring < DEPTH && (op = STAILQ_FIRST(&u->waiting))) {
+        struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
+        if (!sqe)
+            return;
+        STAILQ_REMOVE_HEAD(&u->waiting, entry);
+        to_ring(u, op, sqe);
+    }
+}
+
+static void on_prepare(uv_prepare_t *h)
+{
+    struct uring *u = h->data;
+    u->before_submit(u->arg);
+    fill(u);
+    while (io_uring_sq_ready(&u->ring) > 0) {
+        int rc = io_uring_submit(&u->ring);
+        if (rc < 0 && rc != -EINTR) /* EAGAIN, EBUSY: the kernel is short of something; the next turn tries again */
+            break;
+    }
+}
+
+static void on_readable(uv_poll_t *h, int status, int events)
+{
+    struct uring *u = h->data;
+    struct io_uring_cqe *cqe;
+    while (io_uring_peek_cqe(&u->ring, &cqe) == 0) {
+        struct uring_op *op = io_uring_cqe_get_data(cqe);
+        int res = cqe->res;
+        io_uring_cqe_seen(&u->ring, cqe);
+        assert(u->in_ring > 0);
+        u->in_ring--;
+        op->done(op, res);
+    }
+}
+
+int uring_open(struct uring *u, uv_loop_t *loop, void (*before_submit)(void *arg), void *arg, struct err *e)
+{
+    *u = (struct uring){.before_submit = before_submit, .arg = arg};
+    STAILQ_INIT(&u->waiting);
+    int rc = io_uring_queue_init(DEPTH, &u->ring, 0);
+    if (rc < 0) {
+        err_sys(e, -rc, "set up io_uring (kernel 5.6 or newer, kernel.io_uring_disabled=0)");
+        if (e)
+            e->code = E_UNAVAIL;
+        return E_UNAVAIL;
+    }
+    rc = uv_poll_init(loop, &u->poll, u->ring.ring_fd);
+    if (rc < 0) {
+        io_uring_queue_exit(&u->ring);
+        return err_set(e, E_IO, "watch io_uring: %s", uv_strerror(rc));
+    }
+    u->poll.data = u;
+    uv_poll_start(&u->poll, UV_READABLE, on_readable);
+    uv_prepare_init(loop, &u->prepare);
+    u->prepare.data = u;
+    uv_prepare_start(&u->prepare, on_prepare);
+    return E_OK;
+}
+
+void uring_submit(struct uring *u, struct uring_op *op)
+{
+    assert(op->kind == URING_NOP || op->iovcnt > 0);
+    struct io_uring_sqe *sqe = NULL;
+    if (u->in_ring < DEPTH && STAILQ_EMPTY(&u->waiting))
+        sqe = io_uring_get_sqe(&u->ring);
+    if (sqe)
+        to_ring(u, op, sqe);
+    else
+        STAILQ_INSERT_TAIL(&u->waiting, op, entry);
+}
+
+static void on_closed(uv_handle_t *h)
+{
+    struct uring *u = h->data;
+    if (--u->closing_handles > 0)
+        return;
+    io_uring_queue_exit(&u->ring);
+    u->closed(u->closed_arg);
+}
+
+void uring_close(struct uring *u, void (*closed)(void *arg), void *arg)
+{
+    assert(u->in_ring == 0 && STAILQ_EMPTY(&u->waiting));
+    u->closed = closed;
+    u->closed_arg = arg;
+    u->closing_handles = 2;
+    uv_close((uv_handle_t *)&u->poll, on_closed);
+    uv_close((uv_handle_t *)&u->prepare, on_closed);
+}
