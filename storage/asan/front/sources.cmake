@@ -22,3 +22,5 @@ add_executable(cohort-front-test ${CMAKE_SOURCE_DIR}/tests/integration/test_fron
 target_link_libraries(cohort-front-test PRIVATE c_front)
 
 cohort_unit_test(front_vhost SOURCES ${CMAKE_SOURCE_DIR}/tests/lib/front_peer.c LIBS c_front)
+cohort_unit_test(front_vring LIBS c_front)
+cohort_unit_test(front_nbd LIBS c_front)
