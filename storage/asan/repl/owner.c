@@ -197,12 +197,8 @@ static void view_members(struct owner *o, const struct owner_view *v, bool newer
             bool added = in_sync && !m->isr;
             m->isr = in_sync;
             m->add_pending = false;
-            if (added && o->join.state != J_IDLE && o->join.m == i) {
-                assert(o->join.state == J_ADD); /* rule 6: nobody but us adds, and only a member that has caught up */
-                o->join.state = J_IDLE;
-                m->joining = false;
-                m->join_failures = 0;
-            }
+            if (added && o->join.state != J_IDLE && o->join.m == i)
+                join_added(o);
         } else if (!in_sync && m->isr) {
             m->isr = false;
         }
@@ -237,11 +233,9 @@ static void pump(struct owner *o)
             reconcile_reset(o);
         }
     }
-    if (o->state == OWNER_RECONCILING) {
-        reconcile_pump(o);
-        ops_pump(o);
-        reconcile_pump(o);
-    }
+    reconcile_pump(o);
+    ops_pump(o);
+    reconcile_pump(o); /* slots that have become free */
     ops_pump(o);
     if (o->state != OWNER_STALE) {
         join_pump(o);

@@ -81,11 +81,8 @@ static void applied(struct owner *o)
             continue;
         m->isr = in_txn(t, m);
         m->add_pending = false;
-        if (m->isr && o->join.state == J_ADD && o->join.m == i) {
-            o->join.state = J_IDLE;
-            m->joining = false;
-            m->join_failures = 0;
-        }
+        if (m->isr && o->join.state == J_ADD && o->join.m == i)
+            join_added(o);
     }
     isr_resolved(o);
 }

@@ -53,6 +53,16 @@ void join_abort(struct owner *o, const char *why)
         member_out(o, j->m);
 }
 
+void join_added(struct owner *o)
+{
+    struct join *j = &o->join;
+    assert(j->state == J_ADD); /* rule 6: nobody but us adds, and only a member that has caught up */
+    j->state = J_IDLE;
+    o->m[j->m].joining = false;
+    o->m[j->m].join_failures = 0;
+    ops_joined(o, j->m);
+}
+
 /* Its session broke. */
 void join_member_lost(struct owner *o, int i)
 {
@@ -363,7 +373,7 @@ static void pump_barrier(struct owner *o)
 {
     const struct owner_op *op;
     TAILQ_FOREACH (op, &o->writing, entry)
-        if (op->seq <= o->join.barrier && !(op->targets & op->acked & bit(o->join.m)))
+        if (op->seq <= o->join.barrier && op->targets & bit(o->join.m) && !(op->acked & bit(o->join.m)))
             return;
     o->join.state = J_ADD; /* isr_pump() does it */
 }

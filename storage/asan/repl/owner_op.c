@@ -24,13 +24,33 @@ static void finish(struct owner *o, struct owner_op *op, int status)
     TAILQ_INSERT_TAIL(&o->done, op, entry);
 }
 
+/* Durable wherever it must be. It may still be held back while the set is below its minimum. */
+static bool settled(const struct owner *o, const struct owner_op *op)
+{
+    unsigned need = op->targets & required_mask(o);
+    return (op->acked & need) == need && isr_mask(o);
+}
+
 bool write_in_flight(const struct owner *o, uint64_t offset, uint64_t length)
 {
     const struct owner_op *op;
     TAILQ_FOREACH (op, &o->writing, entry)
-        if (overlaps(op->offset, op->length, offset, length))
+        if (!settled(o, op) && overlaps(op->offset, op->length, offset, length))
             return true;
     return false;
+}
+
+/* Member i has entered the set. Writes that were not sent to it were settled before their chunks were compared or
+ * copied, so it has their bytes. */
+void ops_joined(struct owner *o, int i)
+{
+    struct owner_op *op;
+    TAILQ_FOREACH (op, &o->writing, entry)
+        if (!(op->targets & bit(i))) {
+            assert(settled(o, op) || o->conf.test_bugs);
+            op->targets |= bit(i);
+            op->acked |= bit(i);
+        }
 }
 
 bool rewrite_pending(const struct owner *o)
@@ -168,14 +188,16 @@ static void start_write(struct owner *o, struct owner_op *op, unsigned targets)
 
 static bool write_complete(const struct owner *o, const struct owner_op *op)
 {
-    unsigned need = op->targets & required_mask(o);
     if (o->conf.test_bugs & OWNER_BUG_EARLY_ACK)
         return op->acked != 0;
-    if (o->conf.test_bugs & OWNER_BUG_ACK_BEFORE_TXN)
+    if (o->conf.test_bugs & OWNER_BUG_ACK_BEFORE_TXN) {
+        unsigned need = op->targets & required_mask(o);
         for (int i = 0; i < OWNER_MEMBERS_MAX; i++)
             if (o->m[i].failing)
                 need &= ~bit(i);
-    if ((op->acked & need) != need || !isr_mask(o))
+        return need && (op->acked & need) == need;
+    }
+    if (!settled(o, op))
         return false;
     if (!internal(o, op) && isr_count(o) < o->min_isr)
         return false; /* rule 2 */

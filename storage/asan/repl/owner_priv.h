@@ -126,6 +126,7 @@ void op_start_read(struct owner *o, struct owner_op *op);
 void op_start_write(struct owner *o, struct owner_op *op, unsigned targets);
 int pick_source(const struct owner *o, unsigned except); /* ISR member to read from, -1 if none is live */
 bool write_in_flight(const struct owner *o, uint64_t offset, uint64_t length);
+void ops_joined(struct owner *o, int i);
 bool rewrite_pending(const struct owner *o);
 
 /* owner_member.c */
@@ -155,6 +156,7 @@ enum join_class join_classify(struct owner *o, const struct owner_op *op); /* do
 void join_wrote(struct owner *o, const struct owner_op *op);
 bool join_answer(struct owner *o, int i, const struct repl_answer *a);  /* false: not an answer to the join's requests */
 void join_member_lost(struct owner *o, int i);
+void join_added(struct owner *o);                        /* the database has the joiner in sync */
 bool join_wanted(const struct owner *o, int *ret_m);
 
 #endif

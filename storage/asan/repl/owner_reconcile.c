@@ -108,7 +108,7 @@ static bool next_piece(struct owner *o, uint64_t *ret_offset, uint32_t *ret_leng
 
 void reconcile_pump(struct owner *o)
 {
-    if (!tails_complete(o))
+    if (o->state != OWNER_RECONCILING || !tails_complete(o))
         return;
     if (o->next_seq == 1 && o->range_at == 0 && o->range_off == 0)
         merge_ranges(o);

@@ -1,0 +1,925 @@
+/* Simulated cluster: time, disks, connections, the database and the glue between cores. See asan_world.h. */
+#include "tests/sim/asan_world.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint64_t rng_state, now_ms;
+struct db db;
+struct node node[NODES];
+int n_nodes, volume_replicas;
+unsigned owner_bugs, replica_bugs;
+bool store_counts_copies;
+
+uint64_t rnd(void) /* splitmix64 */
+{
+    uint64_t z = rng_state += 0x9e3779b97f4a7c15ULL;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebULL;
+    return z ^ z >> 31;
+}
+
+/* ---- events: a binary heap by (time, order of entry) ---- */
+
+struct event { uint64_t ms, order; event_fn *fn; void *a; uint64_t b; };
+static struct event *heap;
+static size_t heap_n, heap_cap;
+static uint64_t event_order;
+
+static bool before(const struct event *x, const struct event *y)
+{
+    return x->ms != y->ms ? x->ms < y->ms : x->order < y->order;
+}
+
+void at(uint64_t delay_ms, event_fn *fn, void *a, uint64_t b)
+{
+    if (heap_n == heap_cap) {
+        heap_cap = heap_cap ? heap_cap * 2 : 256;
+        heap = xrealloc(heap, heap_cap * sizeof *heap);
+    }
+    struct event e = {now_ms + delay_ms, event_order++, fn, a, b};
+    size_t i = heap_n++;
+    for (; i && before(&e, &heap[(i - 1) / 2]); i = (i - 1) / 2)
+        heap[i] = heap[(i - 1) / 2];
+    heap[i] = e;
+}
+
+bool run_one(void)
+{
+    if (!heap_n)
+        return false;
+    struct event e = heap[0], last = heap[--heap_n];
+    size_t i = 0;
+    for (size_t c; (c = 2 * i + 1) < heap_n; i = c) {
+        if (c + 1 < heap_n && before(&heap[c + 1], &heap[c]))
+            c++;
+        if (!before(&heap[c], &last))
+            break;
+        heap[i] = heap[c];
+    }
+    heap[i] = last;
+    now_ms = e.ms;
+    e.fn(e.a, e.b);
+    return true;
+}
+
+/* ---- disks ---- */
+
+static void state_apply(struct disk_state *s, const struct disk_op *op)
+{
+    if (op->kind == D_FENCE) {
+        s->exists = true;
+        if (op->epoch > s->epoch)
+            s->epoch = op->epoch;
+        return;
+    }
+    memcpy(s->id + op->first, op->ids, op->count * sizeof *op->ids);
+    for (uint32_t c = op->first / CHUNK_SECTORS; c <= (op->first + op->count - 1) / CHUNK_SECTORS; c++)
+        s->version[c] = op->version;
+    if (op->kind == D_COPY) {
+        if (store_counts_copies && store_version_cmp(op->version, s->last) > 0)
+            s->last = op->version;
+        return;
+    }
+    if (store_version_cmp(op->version, s->last) > 0)
+        s->last = op->version;
+    struct store_version mark = {op->version.epoch, op->commit_seq};
+    if (op->commit_seq && store_version_cmp(mark, s->commit) > 0)
+        s->commit = mark;
+    if (s->n_rec == s->cap_rec) { /* destage: what is below the mark leaves the journal */
+        size_t n = 0;
+        for (size_t k = 0; k < s->n_rec; k++)
+            if (store_version_cmp(s->rec[k].version, s->commit) > 0)
+                s->rec[n++] = s->rec[k];
+        s->n_rec = n;
+    }
+    if (s->n_rec == s->cap_rec) {
+        s->cap_rec = s->cap_rec ? s->cap_rec * 2 : 64;
+        s->rec = xrealloc(s->rec, s->cap_rec * sizeof *s->rec);
+    }
+    s->rec[s->n_rec++] = (struct disk_rec){op->version, op->first, op->count, false};
+}
+
+static void op_free(struct disk_op *op)
+{
+    free(op->ids);
+    free(op);
+}
+
+static void disk_durable(void *a, uint64_t life)
+{
+    struct node *n = a;
+    struct disk *d = &n->disk;
+    if (life != n->life)
+        return;
+    uint32_t batch = 1 + below(4); /* group commit */
+    while (batch-- && d->head) {
+        struct disk_op *op = d->head;
+        if (!(d->head = op->next))
+            d->tail = &d->head;
+        state_apply(&d->dur, op);
+        if (op->done)
+            op->done(op, op->arg);
+        op_free(op);
+    }
+    d->busy = d->head != NULL;
+    if (d->busy)
+        at(below(4), disk_durable, n, n->life);
+}
+
+void disk_submit(int i, struct disk_op *op)
+{
+    struct node *n = &node[i];
+    struct disk *d = &n->disk;
+    op->next = NULL;
+    *d->tail = op;
+    d->tail = &op->next;
+    state_apply(&d->mem, op);
+    if (op->kind != D_FENCE)
+        memset(d->corrupt + op->first, 0, op->count);
+    if (!d->busy) {
+        d->busy = true;
+        at(chance(20) ? 20 + below(400) : below(4), disk_durable, n, n->life);
+    }
+}
+
+static void state_copy(struct disk_state *to, const struct disk_state *from)
+{
+    struct disk_rec *rec = to->rec;
+    size_t cap = to->cap_rec;
+    if (cap < from->n_rec) {
+        cap = from->n_rec;
+        rec = xrealloc(rec, cap * sizeof *rec);
+    }
+    if (from->n_rec)
+        memcpy(rec, from->rec, from->n_rec * sizeof *rec);
+    *to = *from;
+    to->rec = rec;
+    to->cap_rec = cap;
+}
+
+/* Power cut: of what was submitted and not yet reported durable, any prefix is there afterwards. */
+void disk_crash(int i)
+{
+    struct disk *d = &node[i].disk;
+    bool keep = true;
+    while (d->head) {
+        struct disk_op *op = d->head;
+        d->head = op->next;
+        keep = keep && chance(500);
+        if (keep)
+            state_apply(&d->dur, op);
+        free(op->arg);
+        op_free(op);
+    }
+    d->tail = &d->head;
+    d->busy = false;
+    state_copy(&d->mem, &d->dur);
+}
+
+void disk_wipe(int i)
+{
+    struct disk *d = &node[i].disk;
+    for (int k = 0; k < 2; k++) {
+        struct disk_state *s = k ? &d->mem : &d->dur;
+        struct disk_rec *rec = s->rec;
+        size_t cap = s->cap_rec;
+        memset(s, 0, sizeof *s);
+        s->rec = rec;
+        s->cap_rec = cap;
+    }
+    memset(d->corrupt, 0, sizeof d->corrupt);
+}
+
+/* ---- the database ---- */
+
+bool db_in_sync(const struct db *d, int disk)
+{
+    return d->in_sync[disk] && d->in_sync[disk] == d->incarnation[disk];
+}
+
+int db_isr_count(const struct db *d)
+{
+    int n = 0;
+    for (int i = 0; i < NODES; i++)
+        n += db_in_sync(d, i);
+    return n;
+}
+
+static void view_arrives(void *a, uint64_t rev);
+
+void db_changed(void)
+{
+    db.rev++;
+    for (int i = 0; i < n_nodes; i++)
+        if (node[i].up && !node[i].cut)
+            at(chance(50) ? below(300) : below(8), view_arrives, &node[i], node[i].life);
+}
+
+static void to_core(int i)
+{
+    struct node *n = &node[i];
+    const struct db *v = &n->view;
+    if (!n->core)
+        return;
+    struct owner_view ov = {.epoch = v->epoch, .mine = v->owner == i, .exists = v->exists, .generation = v->generation,
+                            .n = v->n_replicas};
+    for (int k = 0; k < v->n_replicas; k++) {
+        int d = v->replica[k];
+        ov.replica[k] = (struct owner_view_replica){(uint32_t)d, v->incarnation[d], db_in_sync(v, d), true, d == i,
+                                                    n->conn[d].up};
+    }
+    owner_view(n->core, &ov, now_ms);
+    core_after(i);
+}
+
+static void take_view(int i)
+{
+    struct node *n = &node[i];
+    if (n->view.rev >= db.rev)
+        return;
+    n->view = db;
+    if (!n->first_epoch)
+        n->first_epoch = db.epoch;
+    to_core(i);
+    core_poll(i);
+}
+
+static void view_arrives(void *a, uint64_t life)
+{
+    struct node *n = a;
+    if (life == n->life && n->up && !n->cut)
+        take_view(n->id);
+}
+
+/* ---- connections ---- */
+
+struct frame { /* a request on its way, then its answer */
+    int from, to;
+    uint64_t gen, from_life, to_life;
+    bool lost;
+    bool stray;             /* of a broken connection: still delivered, never answered */
+    struct repl_msg m;
+    struct repl_answer a;
+    struct iobuf *data;
+    struct store_tail_rec *tail;
+    struct store_version *versions;
+    struct replica_ticket ticket;
+    uint64_t wait;
+    bool fence_done, queued;
+    TAILQ_ENTRY(frame) entry, pending;
+};
+static TAILQ_HEAD(, frame) frames = TAILQ_HEAD_INITIALIZER(frames);   /* all, for breaking connections */
+static TAILQ_HEAD(frame_list, frame) waiting[NODES];                  /* answers that wait for durability */
+
+static void frame_free(struct frame *f)
+{
+    TAILQ_REMOVE(&frames, f, entry);
+    if (f->queued)
+        TAILQ_REMOVE(&waiting[f->to], f, pending);
+    iobuf_unref(f->m.data);
+    iobuf_unref(f->data);
+    free(f->tail);
+    free(f->versions);
+    free(f);
+}
+
+static void answer_arrives(void *a, uint64_t unused)
+{
+    (void)unused;
+    struct frame *f = a;
+    struct node *n = &node[f->from];
+    bool current = !f->stray && f->gen == n->conn[f->to].gen && f->from_life == n->life && n->core &&
+                   n->core_epoch == f->m.epoch;
+    int from = f->from, to = f->to;
+    struct repl_answer ans = f->a;
+    ans.data = f->data;
+    if (current) {
+        owner_answer(n->core, (uint32_t)to, &ans, now_ms);
+        core_after(from);
+    }
+    frame_free(f);
+}
+
+static void reply(struct frame *f, int status, uint64_t detail)
+{
+    f->a.tag = f->m.tag;
+    f->a.session = f->m.session;
+    f->a.status = status;
+    f->a.detail = detail;
+    struct node *n = &node[f->from];
+    uint64_t delay = f->from == f->to ? below(2) : 1 + below(4);
+    if (chance(10))
+        delay += below(300);
+    if (n->conn[f->to].reply_ms > now_ms + delay)
+        delay = n->conn[f->to].reply_ms - now_ms;
+    n->conn[f->to].reply_ms = now_ms + delay;
+    at(delay, answer_arrives, f, 0);
+}
+
+/* Answers whose writes have become durable. */
+static void release(int i)
+{
+    struct node *n = &node[i];
+    struct frame *f, *next;
+    for (f = TAILQ_FIRST(&waiting[i]); f; f = next) {
+        next = TAILQ_NEXT(f, pending);
+        if (replica_durable(&n->replica) < f->wait || (f->m.kind == REPL_FENCE && !f->fence_done))
+            continue;
+        TAILQ_REMOVE(&waiting[i], f, pending);
+        f->queued = false;
+        if (f->m.kind == REPL_FENCE)
+            f->a.last = replica_last(&n->replica);
+        reply(f, E_OK, 0);
+    }
+}
+
+static void wait_durable(struct frame *f)
+{
+    f->queued = true;
+    TAILQ_INSERT_TAIL(&waiting[f->to], f, pending);
+}
+
+static void disk_done(struct disk_op *op, void *arg)
+{
+    (void)op;
+    struct frame *f = *(struct frame **)arg;
+    int to = f->to;
+    free(arg);
+    if (f->m.kind == REPL_WRITE) {
+        replica_written(&node[to].replica, &f->ticket, E_OK);
+        if (!(replica_bugs & REPLICA_BUG_ACK_EARLY))
+            reply(f, E_OK, 0);
+    } else if (f->m.kind == REPL_COPY) {
+        reply(f, E_OK, 0);
+    } else {
+        f->fence_done = true;
+    }
+    release(to);
+}
+
+static struct disk_op *disk_op(struct frame *f)
+{
+    struct disk_op *op = xcalloc(1, sizeof *op);
+    struct frame **arg = xmalloc(sizeof *arg);
+    *arg = f;
+    op->done = disk_done;
+    op->arg = arg;
+    return op;
+}
+
+static uint32_t *ids_of(const struct repl_msg *m, uint32_t count)
+{
+    uint32_t *ids = xcalloc(count, sizeof *ids);
+    if (!m->zero)
+        for (uint32_t k = 0; k < count; k++)
+            memcpy(&ids[k], m->data->data + m->data_off + (size_t)k * 512, sizeof ids[k]);
+    return ids;
+}
+
+static void do_tail(struct frame *f)
+{
+    const struct disk_state *s = &node[f->to].disk.mem;
+    size_t n = 0, max = 1 + below(6); /* small pages */
+    f->tail = xcalloc(max, sizeof *f->tail);
+    struct store_version after = f->m.version;
+    if (store_version_cmp(s->commit, after) > 0)
+        after = s->commit;
+    while (n < max) { /* ascending by version; the journal may hold an older epoch's record behind a younger one's */
+        const struct disk_rec *best = NULL;
+        for (size_t k = 0; k < s->n_rec; k++)
+            if (store_version_cmp(s->rec[k].version, after) > 0 &&
+                (!best || store_version_cmp(s->rec[k].version, best->version) < 0))
+                best = &s->rec[k];
+        if (!best)
+            break;
+        f->tail[n++] = (struct store_tail_rec){best->version, (uint64_t)best->first * 512, best->count * 512, false};
+        after = best->version;
+    }
+    f->a.tail = f->tail;
+    f->a.n_tail = n;
+    f->a.more = n == max;
+    reply(f, E_OK, 0);
+}
+
+static void do_read(struct frame *f)
+{
+    const struct disk *d = &node[f->to].disk;
+    uint32_t first = (uint32_t)(f->m.offset / 512), count = f->m.length / 512;
+    f->data = iobuf_new(f->m.length);
+    memset(f->data->data, 0, f->m.length);
+    for (uint32_t k = 0; k < count; k++) {
+        if (d->corrupt[first + k]) {
+            iobuf_unref(f->data);
+            f->data = NULL;
+            reply(f, E_CORRUPT, 0);
+            return;
+        }
+        memcpy(f->data->data + (size_t)k * 512, &d->mem.id[first + k], 4);
+    }
+    reply(f, E_OK, 0);
+}
+
+static void do_accepted(struct frame *f)
+{
+    struct node *n = &node[f->to];
+    struct disk_op *op;
+    switch (f->m.kind) {
+    case REPL_FENCE:
+        op = disk_op(f);
+        op->kind = D_FENCE;
+        op->epoch = f->m.epoch;
+        wait_durable(f);
+        disk_submit(f->to, op);
+        break;
+    case REPL_WRITE:
+    case REPL_COPY:
+        op = disk_op(f);
+        op->kind = f->m.kind == REPL_WRITE ? D_WRITE : D_COPY;
+        op->version = f->m.kind == REPL_WRITE ? (struct store_version){f->m.epoch, f->m.seq} : f->m.version;
+        op->commit_seq = f->m.commit_seq;
+        op->first = (uint32_t)(f->m.offset / 512);
+        op->count = f->m.length / 512;
+        op->ids = ids_of(&f->m, op->count);
+        disk_submit(f->to, op);
+        if (f->m.kind == REPL_WRITE && replica_bugs & REPLICA_BUG_ACK_EARLY) {
+            struct frame *copy = xcalloc(1, sizeof *copy);
+            copy->from = f->from, copy->to = f->to, copy->gen = f->gen, copy->from_life = f->from_life;
+            copy->m = f->m;
+            copy->m.data = NULL;
+            TAILQ_INSERT_TAIL(&frames, copy, entry);
+            reply(copy, E_OK, 0);
+        }
+        break;
+    case REPL_TAIL: do_tail(f); break;
+    case REPL_READ: do_read(f); break;
+    case REPL_VERSIONS:
+        f->versions = xcalloc(f->m.count, sizeof *f->versions);
+        memcpy(f->versions, n->disk.mem.version + f->m.chunk, f->m.count * sizeof *f->versions);
+        f->a.versions = f->versions;
+        reply(f, E_OK, 0);
+        break;
+    case REPL_COMMIT: {
+        struct store_version mark = {f->m.epoch, f->m.commit_seq};
+        if (store_version_cmp(mark, n->disk.mem.commit) > 0)
+            n->disk.mem.commit = mark;
+        reply(f, E_OK, 0);
+        break;
+    }
+    }
+}
+
+static void frame_arrives(void *a, uint64_t unused)
+{
+    (void)unused;
+    struct frame *f = a;
+    struct node *n = &node[f->to];
+    if (f->lost || f->to_life != n->life || !n->serving) { /* the process it was sent to is gone */
+        frame_free(f);
+        return;
+    }
+    if (n->frozen_until > now_ms) {
+        at(n->frozen_until - now_ms, frame_arrives, f, 0); /* entry order keeps them in order */
+        return;
+    }
+    int status;
+    uint64_t detail;
+    switch (replica_judge(&n->replica, &f->m, n->view.incarnation[f->to], false, true, &f->ticket, &f->wait, &status, &detail)) {
+    case REPLICA_ACCEPT: do_accepted(f); break;
+    case REPLICA_WAIT:
+        wait_durable(f);
+        release(f->to);
+        break;
+    case REPLICA_REFUSE: reply(f, status, detail); break;
+    }
+}
+
+static void send_frame(void *arg, uint32_t disk, const struct repl_msg *m)
+{
+    struct node *n = arg;
+    int to = (int)disk;
+    struct frame *f = xcalloc(1, sizeof *f);
+    f->from = n->id;
+    f->to = to;
+    f->m = *m;
+    if (f->m.data)
+        iobuf_ref(f->m.data);
+    f->from_life = n->life;
+    f->to_life = node[to].life;
+    f->gen = n->conn[to].gen;
+    TAILQ_INSERT_TAIL(&frames, f, entry);
+    assert(n->conn[to].up);
+    uint64_t delay = to == n->id ? 0 : 1 + below(4);
+    if (chance(10))
+        delay += below(200);
+    if (n->conn[to].last_ms > now_ms + delay)
+        delay = n->conn[to].last_ms - now_ms;
+    n->conn[to].last_ms = now_ms + delay;
+    at(delay, frame_arrives, f, 0);
+}
+
+static void conn_up(void *a, uint64_t key)
+{
+    struct node *n = a;
+    int to = (int)(key & 0xff);
+    if (key >> 8 != (n->life & 0xffffffffffff) || !n->up || n->conn[to].up)
+        return;
+    struct node *p = &node[to];
+    if (p->up && p->serving && !p->cut && (!n->cut || to == n->id)) {
+        n->conn[to].up = true;
+        n->conn[to].last_ms = n->conn[to].reply_ms = 0; /* younger frames may overtake strays of the broken connection */
+        if (n->core) {
+            owner_conn(n->core, (uint32_t)to, true, now_ms);
+            core_after(n->id);
+        }
+        return;
+    }
+    at(20 + below(150), conn_up, n, key);
+}
+
+void conn_break(int from, int to)
+{
+    struct node *n = &node[from];
+    if (!n->conn[to].up)
+        return;
+    n->conn[to].up = false;
+    n->conn[to].gen++;
+    struct frame *f;
+    bool lost = false;
+    TAILQ_FOREACH (f, &frames, entry)
+        if (f->from == from && f->to == to) {
+            lost = lost || chance(300); /* of what is under way a prefix arrives, maybe late */
+            f->stray = true;
+            f->lost = lost;
+        }
+    if (n->up) {
+        if (n->core) {
+            owner_conn(n->core, (uint32_t)to, false, now_ms);
+            core_after(from);
+        }
+        at(20 + below(150), conn_up, n, n->life << 8 | (uint64_t)to);
+    }
+}
+
+/* ---- nodes ---- */
+
+static void opened(void *a, uint64_t life)
+{
+    struct node *n = a;
+    if (life != n->life)
+        return;
+    if (n->cut) {
+        at(100, opened, n, life);
+        return;
+    }
+    if (n->raise) { /* own-disk check: what was wiped is in sync with nothing */
+        n->raise = false;
+        db.incarnation[n->id]++;
+        db_changed();
+    }
+    take_view(n->id);
+    if (!n->view.rev)
+        n->view = db, n->first_epoch = db.epoch;
+    n->serving = true;
+    const struct disk_state *s = &n->disk.mem;
+    struct store_shard_info info = {.exists = s->exists, .epoch = s->epoch, .last = s->last, .commit = s->commit};
+    replica_init(&n->replica, &info);
+    n->replica.test_bugs = replica_bugs;
+    for (int i = 0; i < n_nodes; i++)
+        at(below(50), conn_up, n, n->life << 8 | (uint64_t)i);
+    core_poll(n->id);
+}
+
+void node_start(int i)
+{
+    struct node *n = &node[i];
+    if (n->up)
+        return;
+    trace("node %d starts", i);
+    n->up = true;
+    memset(&n->view, 0, sizeof n->view);
+    n->view.owner = -1;
+    n->first_epoch = n->used_epoch = 0;
+    n->claim_busy = false;
+    n->frozen_until = 0;
+    at(below(100), opened, n, n->life);
+}
+
+static void core_close(int i)
+{
+    struct node *n = &node[i];
+    struct owner_ops ops = TAILQ_HEAD_INITIALIZER(ops);
+    struct owner_op *op;
+    if (!n->core)
+        return;
+    owner_drain(n->core, &ops);
+    while ((op = owner_take_done(n->core)))
+        TAILQ_INSERT_TAIL(&ops, op, entry);
+    owner_free(n->core);
+    n->core = NULL;
+    while ((op = TAILQ_FIRST(&ops))) {
+        TAILQ_REMOVE(&ops, op, entry);
+        guest_dropped(op);
+    }
+}
+
+void node_crash(int i)
+{
+    struct node *n = &node[i];
+    if (!n->up)
+        return;
+    trace("node %d crashes", i);
+    core_close(i);
+    n->up = n->serving = false;
+    n->life++;
+    for (int k = 0; k < n_nodes; k++) {
+        n->conn[k].up = false;
+        n->conn[k].gen++;
+        if (k != i)
+            conn_break(k, i);
+    }
+    struct frame *f, *next;
+    for (f = TAILQ_FIRST(&waiting[i]); f; f = next) {
+        next = TAILQ_NEXT(f, pending);
+        frame_free(f);
+    }
+    disk_crash(i);
+}
+
+void node_cut(int i, bool cut)
+{
+    struct node *n = &node[i];
+    n->cut = cut;
+    trace("node %d %s", i, cut ? "cut" : "healed");
+    for (int k = 0; k < n_nodes && cut; k++)
+        if (k != i) {
+            conn_break(k, i);
+            conn_break(i, k);
+        }
+    if (!cut && n->up)
+        at(below(50), view_arrives, n, n->life);
+}
+
+bool newest_core_serving(void)
+{
+    for (int i = 0; i < n_nodes; i++) {
+        struct owner_info info;
+        if (!node[i].core || node[i].core_epoch != db.epoch)
+            continue;
+        owner_info(node[i].core, &info);
+        return info.state == OWNER_SERVING;
+    }
+    return false;
+}
+
+/* ---- transactions ---- */
+
+struct pending_txn {
+    int from;
+    uint64_t life, epoch_of_core;
+    enum { T_CREATE, T_ISR, T_CLAIM } kind;
+    struct owner_txn t;
+    uint64_t epoch;
+    int status;
+    bool unknown;
+};
+
+static int run_create(struct pending_txn *p)
+{
+    if (db.epoch != p->epoch || db.owner != p->from || db.exists)
+        return E_CONFLICT;
+    db.exists = true;
+    db.generation = 1;
+    db.n_replicas = 0;
+    memset(db.in_sync, 0, sizeof db.in_sync);
+    for (int k = 0; k < n_nodes && db.n_replicas < volume_replicas; k++) {
+        int d = (p->from + k) % n_nodes;
+        if (!node[d].up && n_nodes - k > volume_replicas - db.n_replicas)
+            continue;
+        db.replica[db.n_replicas++] = d;
+        db.in_sync[d] = db.incarnation[d];
+    }
+    return E_OK;
+}
+
+static int run_isr(struct pending_txn *p)
+{
+    if (db.epoch != p->t.epoch || db.owner != p->from || !db.exists || db.generation != p->t.generation)
+        return E_CONFLICT;
+    for (int k = 0; k < p->t.n; k++)
+        if (db.incarnation[p->t.in_sync[k].disk] != p->t.in_sync[k].incarnation)
+            return E_CONFLICT;
+    struct db old = db;
+    memset(db.in_sync, 0, sizeof db.in_sync);
+    for (int k = 0; k < p->t.n; k++)
+        db.in_sync[p->t.in_sync[k].disk] = p->t.in_sync[k].incarnation;
+    db.generation++;
+    bool intact = false;
+    for (int d = 0; d < n_nodes; d++)
+        intact = intact || (db_in_sync(&db, d) && !node[d].raise);
+    if (!intact) { /* the last good disk was just wiped: a loss that no protocol survives is not what is tested here */
+        db = old;
+        return E_CONFLICT;
+    }
+    if (db_isr_count(&db) < owner_min_isr(volume_replicas) && db_isr_count(&db) < db_isr_count(&old))
+        violation("in-sync set made smaller than the minimum");
+    for (int d = 0; d < n_nodes; d++)
+        if (db_in_sync(&db, d) && !db_in_sync(&old, d))
+            check_added(d);
+    trace("isr now %d%d%d%d gen %lu", db_in_sync(&db, 0), db_in_sync(&db, 1), db_in_sync(&db, 2), db_in_sync(&db, 3),
+          db.generation);
+    return E_OK;
+}
+
+static void txn_result(void *a, uint64_t unused)
+{
+    (void)unused;
+    struct pending_txn *p = a;
+    struct node *n = &node[p->from];
+    if (n->life == p->life && n->up) {
+        if (p->status == E_OK && !n->cut)
+            take_view(p->from);
+        if (p->status == E_OK && n->cut) /* the connection broke before the answer came */
+            p->status = E_UNKNOWN;
+        if (p->kind == T_CLAIM) {
+            n->claim_busy = false;
+            core_poll(p->from);
+        } else if (n->core && n->core_epoch == p->epoch_of_core) {
+            if (p->kind == T_CREATE)
+                owner_created(n->core, p->status, now_ms);
+            else
+                owner_txn_done(n->core, p->status, now_ms);
+            core_after(p->from);
+        }
+    }
+    free(p);
+}
+
+static void txn_run(void *a, uint64_t late)
+{
+    struct pending_txn *p = a;
+    struct node *n = &node[p->from];
+    if (n->cut && n->life == p->life && n->up && !late) { /* without quorum it waits */
+        at(50, txn_run, p, 0);
+        return;
+    }
+    if (n->cut && !late) { /* never left the node */
+        free(p);
+        return;
+    }
+    uint64_t rev = db.rev;
+    switch (p->kind) {
+    case T_CREATE: p->status = run_create(p); break;
+    case T_ISR: p->status = run_isr(p); break;
+    case T_CLAIM:
+        p->status = E_CONFLICT;
+        if (db.owner == p->from && db.epoch == p->epoch) {
+            db.epoch++;
+            p->status = E_OK;
+        }
+        break;
+    }
+    if (p->status == E_OK && db.rev == rev)
+        db_changed();
+    if (late) {
+        free(p);
+        return;
+    }
+    if (p->unknown)
+        p->status = E_UNKNOWN;
+    at(below(10), txn_result, p, 0);
+}
+
+static void txn_submit(struct pending_txn *p)
+{
+    p->life = node[p->from].life;
+    uint64_t delay = 2 + below(chance(50) ? 400 : 20);
+    if (chance(60)) { /* the outcome stays unknown: done, not done, or done after the caller was told so */
+        uint32_t how = below(3);
+        if (how == 0) {
+            p->unknown = true;
+        } else {
+            if (how == 1) {
+                struct pending_txn *late = xmalloc(sizeof *late);
+                *late = *p;
+                at(delay + below(600), txn_run, late, 1);
+            }
+            p->status = E_UNKNOWN;
+            at(delay, txn_result, p, 0);
+            return;
+        }
+    }
+    at(delay, txn_run, p, 0);
+}
+
+static void env_create(void *arg)
+{
+    struct node *n = arg;
+    struct pending_txn *p = xcalloc(1, sizeof *p);
+    p->from = n->id;
+    p->kind = T_CREATE;
+    p->epoch = p->epoch_of_core = n->core_epoch;
+    txn_submit(p);
+}
+
+static void env_txn(void *arg, const struct owner_txn *t)
+{
+    struct node *n = arg;
+    struct pending_txn *p = xcalloc(1, sizeof *p);
+    p->from = n->id;
+    p->kind = T_ISR;
+    p->t = *t;
+    p->epoch_of_core = n->core_epoch;
+    txn_submit(p);
+}
+
+/* What the engine does: a core for the volume while this node owns it, in an epoch that nobody used before. */
+void core_poll(int i)
+{
+    struct node *n = &node[i];
+    if (!n->up || !n->serving || !n->view.rev)
+        return;
+    bool mine = n->view.owner == i;
+    if (n->core && (!mine || n->view.epoch > n->core_epoch))
+        core_close(i);
+    if (!mine || n->core)
+        return;
+    if (n->view.epoch <= n->used_epoch || n->view.epoch == n->first_epoch) {
+        if (n->claim_busy)
+            return;
+        n->claim_busy = true;
+        struct pending_txn *p = xcalloc(1, sizeof *p);
+        p->from = i;
+        p->kind = T_CLAIM;
+        p->epoch = n->view.epoch;
+        txn_submit(p);
+        return;
+    }
+    struct owner_conf conf = {.env = {send_frame, env_create, env_txn, n}, .epoch = n->view.epoch,
+                              .shard_bytes = (uint64_t)CHUNKS * STORE_CHUNK, .replicas = volume_replicas,
+                              .batch_chunks = 4, .op_border = BORDER, .window_bytes = 512 << 10, .test_bugs = owner_bugs};
+    n->core_epoch = n->used_epoch = n->view.epoch;
+    n->core = owner_new(&conf, now_ms);
+    trace("node %d owns epoch %lu", i, n->core_epoch);
+    owner_lease(n->core, n->lease, now_ms);
+    owner_allow_join(n->core, true, now_ms);
+    to_core(i);
+    guest_resubmit(i);
+}
+
+void core_after(int i)
+{
+    struct node *n = &node[i];
+    struct owner_op *op;
+    while (n->core && (op = owner_take_done(n->core)))
+        guest_done(i, op);
+}
+
+static void tick(void *a, uint64_t unused)
+{
+    (void)a, (void)unused;
+    for (int i = 0; i < n_nodes; i++) {
+        if (node[i].core) {
+            owner_tick(node[i].core, now_ms);
+            core_after(i);
+        }
+        core_poll(i);
+    }
+    at(50, tick, NULL, 0);
+}
+
+void world_reset(void)
+{
+    memset(&db, 0, sizeof db);
+    memset(node, 0, sizeof node);
+    now_ms = 1000;
+    db.rev = 1;
+    db.owner = 0;
+    db.epoch = 1;
+    for (int i = 0; i < NODES; i++) {
+        db.incarnation[i] = 1;
+        node[i].id = i;
+        node[i].lease = true;
+        node[i].disk.tail = &node[i].disk.head;
+        TAILQ_INIT(&waiting[i]);
+        TAILQ_INIT(&node[i].replica.writes);
+    }
+    for (int i = 0; i < n_nodes; i++)
+        node_start(i);
+    at(50, tick, NULL, 0);
+}
+
+void world_free(void)
+{
+    for (int i = 0; i < n_nodes; i++) {
+        node_crash(i);
+        free(node[i].disk.mem.rec);
+        free(node[i].disk.dur.rec);
+    }
+    heap_n = 0;
+    struct frame *f;
+    while ((f = TAILQ_FIRST(&frames)))
+        frame_free(f);
+}
