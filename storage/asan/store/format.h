@@ -28,9 +28,10 @@ struct fmt_sb {
     uint64_t number;         /* +1 at each change */
     uint64_t life;           /* +1 at each open */
     uint64_t trim_pos, trim_seq; /* replay begins here: logical position and number of the batch */
+    uint64_t trim_life;      /* of the last batch before trim_pos: what follows is not older */
     uint64_t durable_seq;    /* batches up to here were durable when this was written: replay must reach it */
     uint64_t meta_number;    /* the metadata must have seen at least this destage */
-    uint8_t pad[FMT_BLOCK - 212];
+    uint8_t pad[FMT_BLOCK - 220];
     uint32_t crc;
 };
 _Static_assert(sizeof(struct fmt_sb) == FMT_BLOCK, "superblock is one block");

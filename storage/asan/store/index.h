@@ -36,7 +36,7 @@ struct shard {
 };
 
 struct batch { /* one in the journal that is not trimmed */
-    uint64_t seq, pos;
+    uint64_t seq, pos, life;
     uint32_t total_bytes;
     unsigned live;          /* records not settled */
     bool durable;

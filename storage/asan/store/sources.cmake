@@ -4,6 +4,9 @@ add_library(c_store STATIC
   ${CMAKE_CURRENT_LIST_DIR}/dev.c
   ${CMAKE_CURRENT_LIST_DIR}/alloc.c
   ${CMAKE_CURRENT_LIST_DIR}/index.c
-  ${CMAKE_CURRENT_LIST_DIR}/meta.c)
+  ${CMAKE_CURRENT_LIST_DIR}/meta.c
+  ${CMAKE_CURRENT_LIST_DIR}/journal.c
+  ${CMAKE_CURRENT_LIST_DIR}/journal_sb.c
+  ${CMAKE_CURRENT_LIST_DIR}/replay.c)
 target_link_libraries(c_store PUBLIC cohort_flags c_base PkgConfig::UV PkgConfig::URING PRIVATE ${ROCKSDB_LIBRARY})
 target_link_libraries(c_volume PUBLIC c_store)
