@@ -1,6 +1,7 @@
 /* Join tokens: "COHORT1." + base64url of "address\nport\nfingerprint\nsecret\ncluster\n" + 8 hex digits of its crc32c, so
  * that a token that was cut off while copying is told from one that is refused. */
 #include <arpa/inet.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/buf.h"
