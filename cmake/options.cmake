@@ -5,7 +5,7 @@ option(COHORT_FUZZ "Build fuzz targets (clang, libFuzzer)" OFF)
 add_library(cohort_flags INTERFACE)
 target_compile_options(cohort_flags INTERFACE
   -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-unused-parameter
-  -Wno-missing-field-initializers -Wno-format-truncation -fno-strict-aliasing -fstack-protector-strong)
+  -Wno-missing-field-initializers $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation> -fno-strict-aliasing -fstack-protector-strong)
 target_compile_definitions(cohort_flags INTERFACE _GNU_SOURCE COHORT_VERSION="${PROJECT_VERSION}")
 target_include_directories(cohort_flags INTERFACE ${CMAKE_SOURCE_DIR})
 if(COHORT_SANITIZE)
