@@ -66,11 +66,6 @@ def call_any(lab, method, path, body=None, timeout=30):
     raise LabError(f"no node's daemon answers ({problem or 'all nodes are off'}); see: deploy/lab logs n1")
 
 
-def items(answer):
-    """A list answer, bare or as {"items": […]}."""
-    return answer if isinstance(answer, list) else answer.get("items", [])
-
-
 def listening(node):
     if not util.alive(node.get("process")) or not os.path.exists(socket_path(node)):
         return False

@@ -27,7 +27,7 @@ def _patiently(node, method, path, body, timeout, what):
         try:
             return api.call(node, method, path, body, timeout=60)
         except api.ApiError as e:
-            if e.status not in (409, 503) or time.monotonic() > end:
+            if e.status not in (503, 504) or time.monotonic() > end:
                 raise LabError(f"{what}: {e}") from None
         except OSError as e:
             if time.monotonic() > end:
@@ -53,13 +53,14 @@ def form(lab):
         say(f"    {node['name']}: joined ({time.monotonic() - start:.1f} s)")
     wait_up(lab)
     if not lab.state.get("token"):
-        lab.state["token"] = _patiently(first, "POST", "/cluster/tokens", {"role": "admin", "ttl_s": 0}, 60, "admin token")["token"]
+        name = f"lab-{time.time_ns():x}"
+        lab.state["token"] = _patiently(first, "POST", "/tokens", {"name": name, "role": "admin"}, 60, "admin token")["token"]
     lab.state["ca_file"] = os.path.join(lab.node_dir(first), "lib/cohort/pki/ca.pem")
     lab.save()
 
 
 def node_states(lab):
-    return {n["name"]: n["state"] for n in api.items(api.call_any(lab, "GET", "/nodes"))}
+    return {n["name"]: n["state"] for n in api.call_any(lab, "GET", "/nodes")}
 
 
 def wait_up(lab, timeout=90):

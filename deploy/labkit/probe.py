@@ -29,7 +29,7 @@ def _holder(lab):
 
 
 def _network(lab, name):
-    networks = api.items(api.call_any(lab, "GET", "/networks"))
+    networks = api.call_any(lab, "GET", "/networks")
     if name:
         for n in networks:
             if name in (n["name"], n["id"]):
@@ -44,12 +44,12 @@ def _network(lab, name):
 
 def _port(lab, network):
     """The Port row that is ours on this network."""
-    for p in api.items(api.call_any(lab, "GET", "/ports")):
-        if p["name"] == f"{PORT_NAME}-{network['name']}" and p["network"] in (network["id"], network["name"]):
+    for p in api.call_any(lab, "GET", "/ports"):
+        if p["name"] == f"{PORT_NAME}-{network['name']}" and p["network_id"] == network["id"]:
             return p
     made = api.call_any(lab, "POST", "/ports", {"network": network["name"], "name": f"{PORT_NAME}-{network['name']}"})
     return util.wait_for(
-        lambda: next((p for p in api.items(api.call_any(lab, "GET", "/ports")) if p["id"] == made["id"]), None), 10, "the probe's port")
+        lambda: next((p for p in api.call_any(lab, "GET", "/ports") if p["id"] == made["id"]), None), 10, "the probe's port")
 
 
 def _unplug(lab, probe):

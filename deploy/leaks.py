@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Looks for what Cohort's tests and labs may have left on this machine: processes, network namespaces, mounts, interfaces,
+control groups, sockets. Prints each find; exit status 1 if there is any.
+
+    deploy/leaks.py [--ignore-lab ID]…      a lab that is meant to run, such as quickstart's
+    deploy/leaks.py --labs                  ids of labs that are there"""
+
+import argparse
+import os
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from labkit import util  # noqa: E402
+from labkit.state import LABS, NETNS_DIR, ROOT  # noqa: E402
+
+BUILD = os.path.join(ROOT, "build") + "/"
+
+
+def read(path):
+    try:
+        with open(path, "rb") as f:
+            return f.read()
+    except OSError:
+        return b""
+
+
+def ancestors():
+    pid, mine = os.getpid(), set()
+    while pid > 1:
+        mine.add(pid)
+        pid = int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])
+    return mine
+
+
+def processes(ignored):
+    """Marked by a lab, or running a program of our build. Zombies have ended; their parent just has not asked yet."""
+    mine = ancestors()
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        if pid in mine or util.start_ticks(pid) is None:
+            continue
+        env = read(f"/proc/{pid}/environ").split(b"\0")
+        lab = next((e[len(b"COHORT_LAB="):].decode() for e in env if e.startswith(b"COHORT_LAB=")), None)
+        words = [w.decode(errors="replace") for w in read(f"/proc/{pid}/cmdline").split(b"\0")]
+        try:
+            program = os.readlink(f"/proc/{pid}/exe")
+        except OSError:
+            program = ""
+        if lab in ignored:
+            continue
+        if lab is not None or program.startswith(BUILD):
+            yield f"process {pid}: {' '.join(words)[:120]}"
+
+
+def names(ignored):
+    for name in os.listdir(NETNS_DIR) if os.path.isdir(NETNS_DIR) else []:
+        if name.startswith("cohort-") and not any(name.startswith(f"cohort-{i}-") for i in ignored):
+            yield f"network namespace {NETNS_DIR}/{name}"
+    for line in read("/proc/self/mounts").decode(errors="replace").splitlines():
+        if "cohort" in line or BUILD in line:
+            yield f"mount {line.split()[1]}"
+    for name in os.listdir("/sys/class/net"):
+        if name.startswith(("cohort", "vh-", "br-phy", "br-int", "ovs-")):
+            yield f"interface {name}"
+    for base, dirs, _ in os.walk("/sys/fs/cgroup"):
+        for d in dirs:
+            if d.startswith("cohort") and d not in {f"cohort-lab-{i}" for i in ignored}:
+                yield f"control group {os.path.join(base, d)}"
+        dirs[:] = [d for d in dirs if not d.startswith("cohort")]
+        if base.count("/") > 5:
+            dirs.clear()
+    for path in ("/run/cohort", "/var/lib/cohort", "/etc/cohort"):
+        if os.path.exists(path) and not os.path.exists("/lib/systemd/system/cohortd.service"):
+            yield f"{path} (no cohort package is installed)"
+    for lab in os.listdir(LABS) if os.path.isdir(LABS) else []:
+        if not lab.startswith(".") and lab not in ignored:
+            yield f"lab {os.path.join(LABS, lab)}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ignore-lab", action="append", default=[])
+    parser.add_argument("--labs", action="store_true")
+    args = parser.parse_args()
+    if args.labs:
+        print("\n".join(lab for lab in (os.listdir(LABS) if os.path.isdir(LABS) else []) if not lab.startswith(".")))
+        return
+    found = list(processes(set(args.ignore_lab))) + list(names(set(args.ignore_lab)))
+    print("\n".join(f"left behind: {f}" for f in found) if found else "no process, namespace or mount of Cohort is left")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()

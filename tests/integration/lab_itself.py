@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""The lab's own promises, without a cluster: nodes reach each other, cut, heal, kill and start do what they say, two labs do
+not meet, exec passes the exit status on, and `down` leaves no process, namespace link, control group or file."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
+from lab import LabError, TestLab, check, note, skip, state, util, wait_for  # noqa: E402
+
+
+def reaches(lab, a, b):
+    return "1 received" in lab.exec(a, "ping", "-c1", "-W1", lab.node(b)["address"], check_status=False)
+
+
+def host_view():
+    """What the lab must not touch."""
+    return [util.run(["ip", *args]).stdout for args in (["-br", "link"], ["-br", "-4", "addr"], ["route"])]
+
+
+def mounts():
+    with open("/proc/self/mounts") as f:
+        return f.read()
+
+
+def checks(a, b):
+    a.up()
+    b.up()
+    wait_for(lambda: reaches(a, "n1", "n2") and reaches(b, "n1", "n2"), 10, "the nodes to reach each other")
+    a.cut("n2")
+    check(not reaches(a, "n1", "n2"), "a cut node is reached")
+    check(reaches(b, "n1", "n2"), "a cut in one lab cut the other")
+    a.heal("n2")
+    wait_for(lambda: reaches(a, "n1", "n2"), 10, "the healed node")
+    a.kill("n2")
+    check(not reaches(a, "n1", "n2"), "a dead node answers")
+    a.exec("n1", "sh", "-c", "echo kept > /var/lib/cohort/mark")
+    a.start("n2")
+    wait_for(lambda: reaches(a, "n1", "n2"), 10, "the returned node")
+    a.kill("n1")
+    a.start("n1")
+    check(a.exec("n1", "cat", "/var/lib/cohort/mark") == "kept\n", "a node's files did not survive its power cut")
+    check("n1" == a.exec("n1", "hostname").strip(), "exec is not inside the node")
+    done = util.run([os.path.join(state.ROOT, "deploy/lab"), "exec", "--id", a.id, "n1", "sh", "-c", "exit 7"], check=False)
+    check(done.returncode == 7, f"exec gave {done.returncode} for an exit status of 7")
+    switchd = a.processes("n1", "ovs-vswitchd")[0]
+    os.kill(switchd, 9)
+    wait_for(lambda: a.processes("n1", "ovs-vswitchd") not in ([], [switchd]) and reaches(a, "n1", "n2"), 20, "the node's switch to come back")
+    for bad in (["kill", "n9"], ["start", "n1"], ["up", "--nodes", "3"], ["exec", "n1"]):
+        try:
+            a.command(*bad)
+        except LabError:
+            continue
+        check(False, f"lab {' '.join(bad)} was accepted")
+    a.command("up", "--daemon", "/bin/true", "--no-cluster")  # again: does nothing
+
+
+def main():
+    if os.geteuid() != 0:
+        skip("needs root for namespaces")
+    before = host_view(), mounts()
+    options = ["--no-cluster", "--daemon", os.path.join(state.ROOT, "tests/lib/idle")]
+    labs = [TestLab("self-a", 2, state.ROOT, options), TestLab("self-b", 2, state.ROOT, options)]
+    labs[1].id += "b"
+    labs[1].lab = state.Lab(labs[1].id)
+    try:
+        checks(*labs)
+    finally:
+        for lab in labs:
+            lab.down()
+    for lab in labs:
+        check(not lab.lab.strays(), f"processes are left: {lab.lab.strays()}")
+        check(not os.path.exists(lab.lab.dir), f"{lab.lab.dir} is left")
+        left = [n for n in (os.listdir(state.NETNS_DIR) if os.path.isdir(state.NETNS_DIR) else []) if lab.id in n]
+        check(not left, f"namespace names are left: {left}")
+        groups = util.run(["find", "/sys/fs/cgroup", "-maxdepth", "3", "-name", f"cohort-lab-{lab.id}"], check=False).stdout
+        check(not groups, f"control groups are left: {groups}")
+    check(before == (host_view(), mounts()), "the host's interfaces, routes or mounts changed")
+    note("PASS")
+
+
+if __name__ == "__main__":
+    main()
