@@ -17,8 +17,9 @@ struct anet;
 struct ha;
 struct rest;
 struct guests;
-struct migrate;
+struct moves;
 struct peers;
+struct dbserver;
 
 #define CONF_DISKS_MAX 16
 
@@ -51,7 +52,9 @@ struct daemon {
     struct anet *anet;
     struct ha *ha;
     struct guests *guests;
-    struct migrate *migrate;
+    struct moves *moves;
+    struct peers *peers;
+    char *local_db;                 /* "unix:…" of this node's database server; NULL if it runs none */
 
     struct rest *rest;
 };

@@ -63,6 +63,7 @@ struct cdb_txn *guest_txn_again(struct daemon *d, const struct cdb_machine *m, c
 struct cdb_txn *guest_txn_moved(struct daemon *d, const struct cdb_view *v, const struct cdb_machine *m, const char *to)
 {
     struct cdb_txn *t = begin(d, m);
+    cdb_txn_require_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_migrate_to, to);
     cdb_txn_require_str(t, CDB_T_NODE, to, CDB_NODE_state, "up");
     set(t, m, CDB_MACHINE_host, to);
     cdb_txn_set_int(t, CDB_T_MACHINE, m->id, CDB_MACHINE_generation, m->generation + 1);
@@ -76,9 +77,7 @@ struct cdb_txn *guest_txn_moved(struct daemon *d, const struct cdb_view *v, cons
 struct cdb_txn *guest_txn_not_moved(struct daemon *d, const struct cdb_machine *m, const char *message)
 {
     struct cdb_txn *t = begin(d, m);
-    cdb_txn_require_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_migrate_to, m->migrate_to);
     set(t, m, CDB_MACHINE_migrate_to, "");
     set(t, m, CDB_MACHINE_message, message);
-    set(t, m, CDB_MACHINE_state, "running");
     return t;
 }

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "daemon/guest_txn.h"
 #include "daemon/images.h"
+#include "daemon/moves.h"
 #include "ha/ha.h"
 #include "net/anet/anet.h"
 #include "storage/asan/engine/asan.h"
@@ -25,7 +26,6 @@ LOG_MODULE("guests");
 struct guest {
     char id[ID_LEN + 1];
     struct guests *all;
-    bool claimed;      /* a migration handles it */
     bool busy;         /* a transaction or monitor command of ours is under way: wait for it */
     bool attached;     /* disks served, ports plugged in this life of the daemon */
     bool stopping;
@@ -69,12 +69,6 @@ static struct guest *guest_get(struct guests *g, const char *id)
     snprintf(x->id, sizeof x->id, "%s", id);
     LIST_INSERT_HEAD(&g->list, x, entry);
     return x;
-}
-
-void guests_claim(struct guests *g, const char *id, bool claimed)
-{
-    guest_get(g, id)->claimed = claimed;
-    guests_wake(g);
 }
 
 struct machines *guests_machines(struct guests *g)
@@ -321,7 +315,7 @@ static void look_at(struct guest *x, const struct cdb_view *v)
     const struct cdb_machine *row = cdb_machine_get(v, x->id);
     struct machine *m = machines_find(g->machines, x->id);
     bool ours = row && !strcmp(row->host, g->d->node_id);
-    if (x->claimed || x->busy)
+    if (x->busy || moves_owns(g->d->moves, x->id))
         return;
     if (m && machine_state(m) == MACHINE_ENDED) {
         ended(x, row, m);
@@ -343,6 +337,7 @@ static void look_at(struct guest *x, const struct cdb_view *v)
     } else if (ours) {
         commit(x, guest_txn_stopped(g->d, v, row, "", false), "guest is stopped");
     } else {
+        detach(x);
         LIST_REMOVE(x, entry);
         free(x);
     }
@@ -388,13 +383,16 @@ void guests_wake(struct guests *g)
 
 static void on_machine(struct machine *m, void *arg)
 {
-    (void)m;
-    guests_wake(arg);
+    struct guests *g = arg;
+    moves_machine_changed(g->d->moves, m);
+    guests_wake(g);
 }
 
 static void on_image(void *arg)
 {
-    guests_wake(arg);
+    struct guests *g = arg;
+    moves_image_ready(g->d->moves);
+    guests_wake(g);
 }
 
 /* Programs of ours lie beside the daemon, whether installed or in the build tree. */

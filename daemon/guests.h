@@ -26,7 +26,5 @@ MUST_CHECK int guests_prepare(struct guests *g, const struct cdb_view *v, const 
                               struct err *e);
 /* True once the row's kernel image lies on this node (at once if it needs none); starts fetching it otherwise. */
 bool guests_image_ready(struct guests *g, const struct cdb_view *v, const struct cdb_machine *m);
-/* While a guest is claimed (a migration handles it), reconciliation leaves it alone. */
-void guests_claim(struct guests *g, const char *id, bool claimed);
 
 #endif
