@@ -259,7 +259,7 @@ static void view_arrives(void *a, uint64_t life)
 struct frame { /* a request on its way, then its answer */
     int from, to;
     uint64_t gen, from_life, to_life;
-    bool lost;
+    bool lost, stuck;
     bool stray;             /* of a broken connection: still delivered, never answered */
     struct repl_msg m;
     struct repl_answer a;
@@ -480,6 +480,13 @@ static void frame_arrives(void *a, uint64_t unused)
         frame_free(f);
         return;
     }
+    if (f->stray && !f->stuck) { /* lay in a socket buffer of the connection that is gone */
+        f->stuck = true;
+        if (chance(600)) {
+            at(below(3000), frame_arrives, f, 0);
+            return;
+        }
+    }
     if (n->frozen_until > now_ms) {
         at(n->frozen_until - now_ms, frame_arrives, f, 0); /* entry order keeps them in order */
         return;
@@ -684,7 +691,23 @@ struct pending_txn {
     uint64_t epoch;
     int status;
     bool unknown;
+    TAILQ_ENTRY(pending_txn) entry;
 };
+static TAILQ_HEAD(, pending_txn) txns = TAILQ_HEAD_INITIALIZER(txns);
+
+static struct pending_txn *txn_new(struct node *n)
+{
+    struct pending_txn *p = xcalloc(1, sizeof *p);
+    p->from = n->id;
+    TAILQ_INSERT_TAIL(&txns, p, entry);
+    return p;
+}
+
+static void txn_free(struct pending_txn *p)
+{
+    TAILQ_REMOVE(&txns, p, entry);
+    free(p);
+}
 
 static int run_create(struct pending_txn *p)
 {
@@ -754,7 +777,7 @@ static void txn_result(void *a, uint64_t unused)
             core_after(p->from);
         }
     }
-    free(p);
+    txn_free(p);
 }
 
 static void txn_run(void *a, uint64_t late)
@@ -766,7 +789,7 @@ static void txn_run(void *a, uint64_t late)
         return;
     }
     if (n->cut && !late) { /* never left the node */
-        free(p);
+        txn_free(p);
         return;
     }
     uint64_t rev = db.rev;
@@ -784,7 +807,7 @@ static void txn_run(void *a, uint64_t late)
     if (p->status == E_OK && db.rev == rev)
         db_changed();
     if (late) {
-        free(p);
+        txn_free(p);
         return;
     }
     if (p->unknown)
@@ -802,8 +825,11 @@ static void txn_submit(struct pending_txn *p)
             p->unknown = true;
         } else {
             if (how == 1) {
-                struct pending_txn *late = xmalloc(sizeof *late);
-                *late = *p;
+                struct pending_txn *late = txn_new(&node[p->from]);
+                late->life = p->life;
+                late->kind = p->kind;
+                late->t = p->t;
+                late->epoch = p->epoch;
                 at(delay + below(600), txn_run, late, 1);
             }
             p->status = E_UNKNOWN;
@@ -817,8 +843,7 @@ static void txn_submit(struct pending_txn *p)
 static void env_create(void *arg)
 {
     struct node *n = arg;
-    struct pending_txn *p = xcalloc(1, sizeof *p);
-    p->from = n->id;
+    struct pending_txn *p = txn_new(n);
     p->kind = T_CREATE;
     p->epoch = p->epoch_of_core = n->core_epoch;
     txn_submit(p);
@@ -827,8 +852,7 @@ static void env_create(void *arg)
 static void env_txn(void *arg, const struct owner_txn *t)
 {
     struct node *n = arg;
-    struct pending_txn *p = xcalloc(1, sizeof *p);
-    p->from = n->id;
+    struct pending_txn *p = txn_new(n);
     p->kind = T_ISR;
     p->t = *t;
     p->epoch_of_core = n->core_epoch;
@@ -850,8 +874,7 @@ void core_poll(int i)
         if (n->claim_busy)
             return;
         n->claim_busy = true;
-        struct pending_txn *p = xcalloc(1, sizeof *p);
-        p->from = i;
+        struct pending_txn *p = txn_new(n);
         p->kind = T_CLAIM;
         p->epoch = n->view.epoch;
         txn_submit(p);
@@ -922,4 +945,6 @@ void world_free(void)
     struct frame *f;
     while ((f = TAILQ_FIRST(&frames)))
         frame_free(f);
+    while (!TAILQ_EMPTY(&txns))
+        txn_free(TAILQ_FIRST(&txns));
 }

@@ -546,10 +546,28 @@ static void chaos(void *a, uint64_t unused)
     at(below(run_kind == 2 ? 5000 : run_kind ? 900 : 2000), chaos, NULL, 0);
 }
 
+/* Joins are short: connections are broken in the middle of some on purpose. */
+static void break_join(void *a, uint64_t unused)
+{
+    (void)a, (void)unused;
+    struct owner_info info;
+    for (int i = 0; i < n_nodes && faults_on; i++) {
+        if (!node[i].core || !chance(150))
+            continue;
+        owner_info(node[i].core, &info);
+        if (info.joining)
+            conn_break(i, (int)info.join_disk);
+    }
+    at(5, break_join, NULL, 0);
+}
+
 /* ---- a run ---- */
 
 static bool settled(void)
 {
+    for (int i = 0; i < n_nodes; i++)
+        if (!node[i].serving || node[i].raise)
+            return false;
     return !n_active && !guest_stopped && db.exists && db_isr_count(&db) == db.n_replicas;
 }
 
@@ -630,6 +648,7 @@ static void run_seed(uint64_t s)
     world_reset();
     at(50, guest_step, NULL, 0);
     at(500 + below(1000), chaos, NULL, 0);
+    at(5, break_join, NULL, 0);
     while (now_ms < RUN_MS && run_one())
         ;
     stop_faults();
