@@ -43,13 +43,17 @@ def _network(lab, name):
 
 
 def _port(lab, network):
-    """The Port row that is ours on this network."""
-    for p in api.call_any(lab, "GET", "/ports"):
-        if p["name"] == f"{PORT_NAME}-{network['name']}" and p["network_id"] == network["id"]:
-            return p
-    made = api.call_any(lab, "POST", "/ports", {"network": network["name"], "name": f"{PORT_NAME}-{network['name']}"})
-    return util.wait_for(
-        lambda: next((p for p in api.call_any(lab, "GET", "/ports") if p["id"] == made["id"]), None), 10, "the probe's port")
+    """The Port row that is ours on this network; made when first asked for."""
+    name = f"{PORT_NAME}-{network['name']}"
+
+    def find():
+        return next((p for p in api.call_any(lab, "GET", "/ports") if p["name"] == name and p["network_id"] == network["id"]), None)
+
+    row = find()
+    if row:
+        return row
+    api.call_any(lab, "POST", "/ports", {"network": network["name"], "name": name})
+    return util.wait_for(find, 10, "the probe's port")
 
 
 def _unplug(lab, probe):
