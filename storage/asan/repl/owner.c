@@ -83,9 +83,6 @@ struct owner *owner_new(const struct owner_conf *conf, uint64_t now_ms)
     TAILQ_INIT(&o->reading);
     TAILQ_INIT(&o->writing);
     TAILQ_INIT(&o->done);
-    o->join.src = xcalloc(c->batch_chunks, sizeof *o->join.src);
-    o->join.dst = xcalloc(c->batch_chunks, sizeof *o->join.dst);
-    o->join.same = xcalloc(c->batch_chunks, 1);
     return o;
 }
 

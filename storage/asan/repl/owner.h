@@ -1,7 +1,7 @@
 /* Owner core: replication of one shard by the node that owns its volume. A pure step machine: every owner_*() call is an
  * event (with the time in milliseconds), what must happen comes out through `struct owner_env` and owner_take_done().
- * No I/O, no clock, no loop. Memory: one allocation in owner_new(), plus the list of ranges while reconciling, which is
- * bounded by the members' journals; operations and their data are the caller's.
+ * No I/O, no clock, no loop. Memory: one allocation in owner_new(), one batch of versions for the first join, and the list
+ * of ranges while reconciling, which is bounded by the members' journals; operations and their data are the caller's.
  *
  *            view without a row            view with a row
  *   (new) ---------------------> ABSENT ---------------------+

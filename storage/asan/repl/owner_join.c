@@ -384,6 +384,11 @@ void join_pump(struct owner *o)
     int i;
     if (j->state == J_IDLE && o->allow_join && o->state == OWNER_SERVING && isr_mask(o) && !o->txn_uncertain &&
         join_wanted(o, &i)) {
+        if (!j->src) { /* most shards never need them */
+            j->src = xcalloc(o->conf.batch_chunks, sizeof *j->src);
+            j->dst = xcalloc(o->conf.batch_chunks, sizeof *j->dst);
+            j->same = xcalloc(o->conf.batch_chunks, 1);
+        }
         j->m = i;
         j->copied = 0;
         j->state = J_FENCE;

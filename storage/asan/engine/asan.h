@@ -1,0 +1,100 @@
+/* aSAN as the daemon sees it: this node's disks, the volumes it owns, and their front ends, on one I/O thread of its own.
+ *
+ * Threading: any thread, unless said otherwise. What "waits" blocks the caller for the I/O thread, at most for as long as
+ * its description says. The rest goes by mail: the caller's struct with its two mails lives until the answer came.
+ * Ownership: a volume is served by the node that is its `owner` in the cluster database. A guest's volumes get their owner
+ * in the transaction that moves the guest; asan_claim() is for everyone else (NBD, image import), and for bringing replicas of
+ * idle volumes up to date aSAN claims them by itself for that while.
+ */
+#ifndef COHORT_STORAGE_ASAN_H
+#define COHORT_STORAGE_ASAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "base/id.h"
+#include "base/mailbox.h"
+#include "cluster/cdb.h"
+#include "proto/rpc.h"
+
+struct asan;
+
+#define ASAN_DISKS_MAX 16
+
+struct asan_disk_conf {
+    const char *id;            /* of its row in Disk, which must exist or come */
+    const char *name, *fast, *capacity;
+};
+
+struct asan_conf { /* copied */
+    struct cdb *db;            /* must outlive it */
+    const char *node_id, *cluster_uuid;
+    struct rpc_tls_files tls;
+    const char *listen_address;
+    uint16_t port;             /* storage port; 0 = any (tests), see asan_port() */
+    struct asan_disk_conf disks[ASAN_DISKS_MAX];
+    int n_disks;
+    const char *nbd_socket;    /* NULL = none */
+    uint64_t journal_bytes;    /* per disk, when it is formatted */
+};
+
+/* Starts the thread, listens, opens the disks (replaying their journals). A disk that cannot be opened does not fail the
+ * start: its row in the database gets state "failed" and the reason. E_INVAL, E_IO (listening, sockets) with a message. */
+MUST_CHECK int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err *e);
+/* Closes front ends and disks, ends the thread. Guests' requests in flight stay in their inflight regions. NULL is fine. */
+void asan_stop(struct asan *a);
+uint16_t asan_port(const struct asan *a);
+
+/* This node may serve I/O until CLOCK_BOOTTIME reaches `until_boot_ns`; afterwards requests wait. 0 = now nothing. */
+void asan_set_lease(struct asan *a, uint64_t until_boot_ns);
+
+/* ---- guests ---- */
+
+/* A vhost-user-blk socket for volume `volume_id`. The node need not own it (yet): requests wait until it does. Waits
+ * briefly. E_NOTFOUND: no such volume; E_EXISTS: this socket serves this volume already; E_INVAL: it serves another one. */
+MUST_CHECK int asan_vhost_serve(struct asan *a, const char *volume_id, const char *socket_path, struct err *e);
+/* Disconnects the guest and removes the socket; returns when it is gone. Requests that wait are given up (the guest's
+ * inflight region remembers them). Unknown sockets are fine. */
+void asan_vhost_unserve(struct asan *a, const char *socket_path);
+
+/* ---- use of a volume by this process ---- */
+
+struct asan_claim { /* caller-owned until `answer` ran */
+    struct mail mail;          /* private */
+    struct mail answer;        /* answer.run: set by the caller; posted to answer_to */
+    struct mailbox *answer_to;
+    char volume_id[ID_LEN + 1];
+    struct asan *asan;
+    int status;                /* 0; E_NOTFOUND; E_BUSY: another node owns it (a guest runs there); E_CANCELED: asan_stop */
+    struct err err;
+};
+/* Makes this node the owner of a volume that no live node owns, for as long as it takes, and keeps it so. Counted: each
+ * successful claim needs one asan_release(). A sealed volume is readable without. */
+void asan_claim(struct asan *a, struct asan_claim *c);
+void asan_release(struct asan *a, const char *volume_id);
+
+enum asan_io_op { ASAN_READ, ASAN_WRITE, ASAN_ZERO, ASAN_FLUSH };
+
+struct asan_io { /* caller-owned until `answer` ran */
+    struct mail mail;          /* private */
+    struct mail answer;        /* answer.run: set by the caller; posted to answer_to */
+    struct mailbox *answer_to;
+    char volume_id[ID_LEN + 1];
+    enum asan_io_op op;
+    uint64_t offset, length;   /* multiples of 512; at most VOL_REQ_MAX bytes for read and write */
+    void *data;                /* the caller's */
+    int status;                /* 0; E_NOTFOUND, E_INVAL, E_CORRUPT, E_CANCELED */
+    struct asan *asan;
+    void *priv;
+};
+/* I/O on a volume this node owns (claim it first, or it waits for ever) or that is sealed (read only). */
+void asan_io(struct asan *a, struct asan_io *io);
+
+/* ---- looking at it ---- */
+
+/* JSON text, malloc'ed; waits briefly. {"lease":bool,"disks":[…],"peers":[…],"volumes":[{"id","name","epoch","state",
+ * "parked","requests","shards":[{"index","state","isr","replicas","parked","waiting","writing","joining","join_done",
+ * "join_total"}…]}…]} */
+char *asan_dump_json(struct asan *a);
+
+#endif
