@@ -14,7 +14,8 @@ from . import cgroups, util
 from .state import ROOT
 from .util import LabError, say
 
-INIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "init.py")
+HERE = os.path.dirname(os.path.abspath(__file__))
+INIT, DELAY = os.path.join(HERE, "init.py"), os.path.join(HERE, "delay.py")
 
 
 def check_disk(path):
@@ -46,6 +47,11 @@ def start_switch(lab):
 
 def port_name(node):
     return f"p{node['index']}"
+
+
+def bridge_port(node):
+    """What of the node's cable is plugged into the bridge: the far end of its delay, if it has one."""
+    return f"d{node['index']}" if util.alive(node.get("delay")) else port_name(node)
 
 
 def connect(lab, node):
@@ -139,8 +145,12 @@ def power_off(lab, node):
     host's page cache; that part of a power cut is not imitated."""
     if not util.alive(node.get("process")):
         raise LabError(f"{node['name']} is off already")
-    util.ip_in(lab.state["switch"]["pid"], "link", "del", port_name(node), check=False)
+    switch = lab.state["switch"]["pid"]
+    util.ip_in(switch, "link", "del", port_name(node), check=False)
     util.kill_and_wait(node["process"])
+    util.kill_and_wait(node.get("delay"))
+    util.ip_in(switch, "link", "del", f"d{node['index']}", check=False)
+    node["delay"] = None
     lab.unname_netns(node["name"])
     cgroups.remove(lab.id, node["name"])
     node["process"] = None
@@ -152,29 +162,37 @@ def cut(lab, node):
     node["cut"] = True
     lab.save()
     if util.alive(node.get("process")):
-        util.ip_in(lab.state["switch"]["pid"], "link", "set", port_name(node), "nomaster")
+        util.ip_in(lab.state["switch"]["pid"], "link", "set", bridge_port(node), "nomaster")
 
 
 def heal(lab, node):
     node["cut"] = False
     lab.save()
     if util.alive(node.get("process")):
-        util.ip_in(lab.state["switch"]["pid"], "link", "set", port_name(node), "master", "br0")
+        util.ip_in(lab.state["switch"]["pid"], "link", "set", bridge_port(node), "master", "br0")
 
 
 def delay(lab, node, ms):
-    """Delays what leaves and enters the node, each way `ms`, by netem where the kernel has it."""
+    """Delays what leaves and what enters the node by `ms` each, until its power is cut; 0 ends it. By a relay in user space
+    (delay.py), because not every kernel has netem."""
     if not util.alive(node.get("process")):
         raise LabError(f"{node['name']} is off")
-    for pid, dev in ((lab.state["switch"]["pid"], port_name(node)), (node["process"]["pid"], "up0")):
-        tc = ["nsenter", f"--net=/proc/{pid}/ns/net", "tc", "qdisc"]
-        if ms == 0:
-            util.run(tc + ["del", "dev", dev, "root"], check=False)
-            continue
-        done = util.run(tc + ["replace", "dev", dev, "root", "netem", "delay", f"{ms}ms"], check=False)
-        if done.returncode != 0:
-            raise LabError(f"this kernel cannot delay packets (netem: {done.stderr.strip().splitlines()[-1]}); "
-                           "Debian's kernels have it as the module sch_netem")
+    switch, port = lab.state["switch"]["pid"], port_name(node)
+    util.kill_and_wait(node.get("delay"))
+    util.ip_in(switch, "link", "del", f"d{node['index']}", check=False)
+    node["delay"] = None
+    if ms:
+        near, far = f"d{node['index']}", f"e{node['index']}"
+        util.ip_in(switch, "link", "set", port, "nomaster")
+        util.ip_in(switch, "link", "add", near, "type", "veth", "peer", "name", far)
+        for dev in (near, far, port):
+            util.run(["nsenter", f"--net=/proc/{switch}/ns/net", "ethtool", "-K", dev, "tx", "off"])
+            util.ip_in(switch, "link", "set", dev, "addrgenmode", "none", "up")
+        argv = ["nsenter", f"--net=/proc/{switch}/ns/net", sys.executable, "-B", DELAY, port, far, str(ms)]
+        node["delay"] = util.identity(util.spawn(argv, os.path.join(lab.node_dir(node), "delay.log"), lab.environment()))
+    lab.save()
+    if not node.get("cut"):
+        util.ip_in(switch, "link", "set", bridge_port(node), "master", "br0")
 
 
 def enter(lab, node, workdir=None):

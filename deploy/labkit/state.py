@@ -126,6 +126,7 @@ class Lab:
                 pid = int(f.read().rpartition(b")")[2].split()[1])
         for n in s.get("nodes", []):
             util.kill_and_wait(n.get("process"))
+            util.kill_and_wait(n.get("delay"))
         for who in (s.get("agent"), s.get("probe", {}).get("process"), s.get("switch")):
             util.kill_and_wait(who)
         for who in self.strays():

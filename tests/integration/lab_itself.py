@@ -3,6 +3,7 @@
 not meet, exec passes the exit status on, and `down` leaves no process, namespace link, control group or file."""
 
 import os
+import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
@@ -11,6 +12,12 @@ from lab import LabError, TestLab, check, note, skip, state, util, wait_for  # n
 
 def reaches(lab, a, b):
     return "1 received" in lab.exec(a, "ping", "-c1", "-W1", lab.node(b)["address"], check_status=False)
+
+
+def ping_ms(lab, a, b):
+    """The quickest of three."""
+    text = lab.exec(a, "ping", "-c3", "-i0.3", "-W1", lab.node(b)["address"])
+    return min(float(t) for t in re.findall(r"time=([\d.]+)", text))
 
 
 def host_view():
@@ -27,6 +34,16 @@ def checks(a, b):
     a.up()
     b.up()
     wait_for(lambda: reaches(a, "n1", "n2") and reaches(b, "n1", "n2"), 10, "the nodes to reach each other")
+    a.command("delay", "n2", "40")
+    wait_for(lambda: reaches(a, "n1", "n2"), 10, "the delayed node")
+    took = ping_ms(a, "n1", "n2")
+    check(80 <= took < 160, f"a delay of 40 ms each way gives a ping of {took} ms")
+    a.cut("n2")
+    check(not reaches(a, "n1", "n2"), "a cut and delayed node is reached")
+    a.heal("n2")
+    a.command("delay", "n2", "0")
+    wait_for(lambda: reaches(a, "n1", "n2"), 10, "the node without delay")
+    check(ping_ms(a, "n1", "n2") < 40, "the delay stayed")
     a.cut("n2")
     check(not reaches(a, "n1", "n2"), "a cut node is reached")
     check(reaches(b, "n1", "n2"), "a cut in one lab cut the other")
