@@ -134,7 +134,7 @@ static void on_ended(void *ctx, const char *machine, enum migrate_state how, con
     const struct cdb_machine *row = cdb_machine_get(view(m), machine);
     char text[400];
     if (how == MIGRATE_DONE)
-        snprintf(text, sizeof text, "moved; the guest stood still for %d ms", p->switchover_ms);
+        snprintf(text, sizeof text, "moved; the guest stood still for %d ms", p->pause_ms);
     else
         snprintf(text, sizeof text, "%s; the guest runs on at the source", message);
     log_info("vm %s: migration %s: %s", row ? row->name : machine, migrate_state_name(how), text);
