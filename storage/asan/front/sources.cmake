@@ -24,3 +24,20 @@ target_link_libraries(cohort-front-test PRIVATE c_front)
 cohort_unit_test(front_vhost SOURCES ${CMAKE_SOURCE_DIR}/tests/lib/front_peer.c LIBS c_front)
 cohort_unit_test(front_vring LIBS c_front)
 cohort_unit_test(front_nbd LIBS c_front)
+cohort_fuzz(vhost SOURCES ${CMAKE_SOURCE_DIR}/tests/lib/front_peer.c LIBS c_front)
+cohort_fuzz(nbd LIBS c_front)
+
+# With real peers: QEMU and a Linux guest, libnbd, fio. The guest's init is a static program.
+add_executable(front-guest ${CMAKE_SOURCE_DIR}/tests/integration/test_front_guest.c)
+target_compile_options(front-guest PRIVATE -Wall -Wextra -Werror -O2)
+target_link_options(front-guest PRIVATE -static)
+target_link_libraries(front-guest PRIVATE Threads::Threads)
+add_test(NAME integration/front_nbd COMMAND ${CMAKE_SOURCE_DIR}/tests/integration/test_front_nbd.sh $<TARGET_FILE:cohort-front-test>)
+set(tests integration/front_nbd)
+foreach(scenario kill park migrate nofront)
+  add_test(NAME integration/front_qemu_${scenario}
+    COMMAND ${CMAKE_SOURCE_DIR}/tests/integration/test_front_qemu.py $<TARGET_FILE:cohort-front-test> $<TARGET_FILE:front-guest>
+      ${CMAKE_SOURCE_DIR}/build/guest ${scenario})
+  list(APPEND tests integration/front_qemu_${scenario})
+endforeach()
+set_tests_properties(${tests} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 240 LABELS integration)

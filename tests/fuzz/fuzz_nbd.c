@@ -1,0 +1,142 @@
+/* An NBD client that says anything: the input is a program of pieces (kind, length, content): raw bytes, options and
+ * requests with a proper header around odd values; parking and failures of the volume; the loop runs in between. Input that
+ * starts with an even byte has the negotiation done for it. */
+#include <assert.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "base/log.h"
+#include "storage/asan/front/nbd/conn.h"
+#include "storage/asan/front/nbd/wire.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+struct fuzz {
+    struct vol *vol;
+    struct nbd_lookup *later;
+    int given;
+    bool closed;
+};
+
+static void find(void *arg, const char *name, struct nbd_lookup *l)
+{
+    struct fuzz *f = arg;
+    if (name[0] == 'l' && !f->later) {
+        f->later = l;
+    } else if (name[0] == 'x') {
+        nbd_lookup_done(l, E_NOTFOUND, NULL, "no such volume");
+    } else {
+        f->given++;
+        nbd_lookup_done(l, E_OK, f->vol, NULL);
+    }
+}
+
+static void release(void *arg, struct vol *v)
+{
+    ((struct fuzz *)arg)->given--;
+}
+
+static void list(void *arg, struct nbd_list *l)
+{
+    nbd_list_add(l, "vol");
+}
+
+static void on_closed(void *arg)
+{
+    ((struct fuzz *)arg)->closed = true;
+}
+
+static void turns(uv_loop_t *loop, int sock, int n)
+{
+    uint8_t sink[4096];
+    while (n--) {
+        uv_run(loop, UV_RUN_NOWAIT);
+        while (sock >= 0 && recv(sock, sink, sizeof sink, MSG_DONTWAIT) > 0) {
+        }
+    }
+}
+
+static void negotiate(int sock)
+{
+    uint8_t b[4 + 16 + 16 + 6], *p = put32(b, 3);
+    p = put32(put32(put64(p, NBD_OPT_MAGIC), NBD_OPT_STRUCTURED_REPLY), 0);
+    p = put32(put32(put64(p, NBD_OPT_MAGIC), NBD_OPT_GO), 6);
+    put16(put32(p, 0), 0);
+    (void)!send(sock, b, sizeof b, MSG_NOSIGNAL);
+}
+
+static void piece(int sock, struct vol *v, uint8_t kind, const uint8_t *in, uint8_t n)
+{
+    static uint8_t out[70000];
+    uint8_t *p = out, fill[8] = {0};
+    memcpy(fill, in, n < sizeof fill ? n : sizeof fill);
+    switch (kind % 6) {
+    case 0: /* an option: in[0] which, the rest its data */
+        p = put32(put32(put64(p, NBD_OPT_MAGIC), fill[0] % 12), n ? n - 1u : 0);
+        memcpy(p, in + 1, n ? n - 1u : 0);
+        p += n ? n - 1 : 0;
+        break;
+    case 1: { /* a request with its payload: command, flags, offset and length in sectors, off by a little */
+        uint16_t cmd = fill[0] % 8;
+        uint32_t len = (uint32_t)fill[3] * 512 + (fill[4] > 240), payload = cmd == NBD_CMD_WRITE ? len : 0;
+        uint64_t offset = (uint64_t)fill[2] * 5120 + (fill[5] > 240) - (fill[6] > 250 ? 1ull << 40 : 0);
+        p = put32(put64(put64(put16(put16(put32(p, NBD_REQUEST_MAGIC), fill[1] & 7), cmd), fill[7]), offset), len);
+        p += payload < sizeof out - 28 ? payload : 0;
+        break;
+    }
+    case 2:
+        vol_mem_park(v, n & 1);
+        break;
+    case 3:
+        vol_mem_fail_next(v, n & 1 ? E_CANCELED : E_NOSPC);
+        break;
+    default:
+        memcpy(p, in, n);
+        p += n;
+    }
+    (void)!send(sock, out, (size_t)(p - out), MSG_NOSIGNAL);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    uv_loop_t loop;
+    struct fuzz f = {0};
+    struct nbd_exports ex = {find, release, list, &f};
+    int sv[2];
+    signal(SIGPIPE, SIG_IGN);
+    log_set_level("*", LOG_LVL_ERR);
+    uv_loop_init(&loop);
+    f.vol = vol_mem_new(&loop, 1 << 20);
+    struct nbd_server *srv = nbd_server_new(&loop, &ex);
+    int rc = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv);
+    assert(!rc);
+    nbd_server_adopt(srv, sv[1]);
+    if (size && !(data[0] & 1))
+        negotiate(sv[0]);
+    for (size_t at = 1; at + 2 < size;) {
+        uint8_t kind = data[at], n = data[at + 1];
+        at += 2;
+        n = n > size - at ? (uint8_t)(size - at) : n;
+        piece(sv[0], f.vol, kind, data + at, n);
+        at += n;
+        turns(&loop, sv[0], 2);
+    }
+    vol_mem_park(f.vol, false);
+    if (f.later) {
+        f.given++;
+        nbd_lookup_done(f.later, E_OK, f.vol, NULL);
+    }
+    turns(&loop, sv[0], 4);
+    close(sv[0]);
+    nbd_server_close(srv, on_closed, &f);
+    turns(&loop, -1, 20);
+    assert(f.closed && f.given == 0); /* every volume was given back */
+    vol_mem_free(f.vol);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    rc = uv_loop_close(&loop);
+    assert(!rc);
+    return 0;
+}

@@ -1,0 +1,86 @@
+#!/bin/sh
+# The NBD server judged by other people's clients: libnbd (nbdinfo, nbdcopy), QEMU (qemu-img, qemu-io), fio.
+# usage: test_front_nbd.sh SERVER      Exit status 77 with the reason when a client is missing.
+set -eu
+SERVER=$1
+for tool in nbdinfo nbdcopy qemu-img qemu-io fio; do
+    command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; exit 77; }
+done
+DIR=$(mktemp -d /tmp/cohort-front-XXXXXX)
+PID=
+stop() {
+    [ -n "$PID" ] || return 0
+    kill -TERM "$PID" && wait "$PID" || { echo "server ended badly"; cat "$DIR/server.log"; return 1; }
+    PID=
+}
+finish() {
+    status=$?
+    [ -z "$PID" ] || kill -KILL "$PID" 2>/dev/null || :
+    [ $status -eq 0 ] || cat "$DIR/server.log" || :
+    rm -rf "$DIR"
+    exit $status
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+fail() { echo "FAILED: $*"; exit 1; }
+start() { # start SERVER-OPTIONS...
+    "$SERVER" --file "$DIR/disk" --size $((64 << 20)) "$@" > "$DIR/server.log" 2>&1 &
+    PID=$!
+    n=0
+    until grep -q ready "$DIR/server.log"; do
+        n=$((n + 1)); [ $n -lt 200 ] || fail "server not ready"
+        kill -0 $PID 2>/dev/null || fail "server ended"
+        sleep 0.05
+    done
+}
+URI="nbd+unix:///vol?socket=$DIR/s"
+
+start --nbd "$DIR/s" --tcp
+PORT=$(sed -n 's/^ready \([0-9]*\)$/\1/p' "$DIR/server.log")
+nbdinfo --list "nbd+unix://?socket=$DIR/s" | grep -q 'export="vol"' || fail "list"
+nbdinfo --can multi-conn "$URI" && nbdinfo --can trim "$URI" && nbdinfo --can fua "$URI" && nbdinfo --can df "$URI" ||
+    fail "transmission flags"
+! nbdinfo --is read-only "$URI" || fail "not read-only"
+[ "$(nbdinfo --size "nbd://127.0.0.1:$PORT/vol")" = $((64 << 20)) ] || fail "size over TCP"
+! nbdinfo "nbd+unix:///nope?socket=$DIR/s" 2> "$DIR/err" || fail "unknown export"
+! nbdinfo --tls-certificates=/nonexistent "nbds+unix:///vol?socket=$DIR/s" 2>/dev/null || fail "TLS"
+echo "negotiation: ok"
+
+dd if=/dev/urandom of="$DIR/src" bs=1M count=64 status=none
+nbdcopy --connections=4 --request-size=$((4 << 20)) "$DIR/src" "$URI"
+cmp "$DIR/src" "$DIR/disk" || fail "nbdcopy in"
+nbdcopy --requests=32 --request-size=$((32 << 20)) "$URI" "$DIR/out"
+cmp "$DIR/src" "$DIR/out" || fail "nbdcopy out"
+echo "nbdcopy: ok"
+
+dd if=/dev/zero of="$DIR/src" bs=1M seek=7 count=9 conv=notrunc status=none
+qemu-img convert -n -W -m 8 -f raw -O raw "$DIR/src" "$URI"
+qemu-img compare -f raw -F raw "$DIR/src" "$URI" >/dev/null || fail "qemu-img in"
+qemu-img convert -f raw -O qcow2 "$URI" "$DIR/out.qcow2"
+qemu-img compare -f raw -F qcow2 "$DIR/src" "$DIR/out.qcow2" >/dev/null || fail "qemu-img out"
+echo "qemu-img: ok"
+
+qemu-io -f raw -c "write -P 1 0 1M" -c "write -z 64k 64k" -c "write -z -u 256k 64k" -c "discard 512k 64k" -c "flush" \
+    -c "write -f -P 2 768k 4k" -c "read -P 0 64k 64k" -c "read -P 0 256k 64k" -c "read -P 0 512k 64k" \
+    -c "read -P 2 768k 4k" -c "read -P 1 772k 252k" "$URI" > "$DIR/io.log" || { cat "$DIR/io.log"; fail "qemu-io"; }
+! grep -qi 'fail\|error' "$DIR/io.log" || { cat "$DIR/io.log"; fail "qemu-io"; }
+echo "qemu-io: ok"
+stop
+
+start --nbd "$DIR/s" --delay 1
+# Not randrw with several loops: fio 3.33 then compares against headers of another loop, on a local file too.
+for mode in "--rw=randwrite --loops=5" "--rw=randrw"; do
+    fio --name=verify --ioengine=nbd --uri="$URI" $mode --bsrange=4k-1m --blockalign=4k --iodepth=32 --size=64m \
+        --verify=crc32c --verify_fatal=1 --randseed=5 --output="$DIR/fio.log" --aux-path="$DIR" ||
+        { cat "$DIR/fio.log"; fail "fio verify $mode"; }
+    grep -q 'err= 0' "$DIR/fio.log" || { cat "$DIR/fio.log"; fail "fio $mode"; }
+done
+echo "fio: ok"
+stop
+
+start --nbd "$DIR/s" --read-only
+nbdinfo --is read-only "$URI" || fail "read-only flag"
+! qemu-io -f raw -c "write 0 4k" "$URI" > "$DIR/io.log" 2>&1 || fail "write to a read-only export"
+stop
+[ ! -e "$DIR/s" ] || fail "socket file left behind"
+echo "read-only: ok"
