@@ -15,6 +15,7 @@ from labkit import util  # noqa: E402
 from labkit.state import LABS, NETNS_DIR, ROOT  # noqa: E402
 
 BUILD = os.path.join(ROOT, "build") + "/"
+PROGRAMS = tuple(BUILD + preset + "/" for preset in ("dev", "asan", "tsan", "release", "fuzz"))  # CMakePresets.json
 
 
 def read(path):
@@ -34,7 +35,7 @@ def ancestors():
 
 
 def processes(ignored):
-    """Marked by a lab, or running a program of our build. Zombies have ended; their parent just has not asked yet."""
+    """Marked by a lab, or running a program of one of our builds. Zombies have ended; their parent just has not asked yet."""
     mine = ancestors()
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         if pid in mine or util.start_ticks(pid) is None:
@@ -48,7 +49,7 @@ def processes(ignored):
             program = ""
         if lab in ignored:
             continue
-        if lab is not None or program.startswith(BUILD):
+        if lab is not None or program.startswith(PROGRAMS):
             yield f"process {pid}: {' '.join(words)[:120]}"
 
 
