@@ -223,8 +223,8 @@ class TestLab:
         return api.call(self.node(node), method, path, body, timeout)
 
     def cli(self, *argv, timeout=180):
-        """cohort --json ARGS; decoded."""
-        text = self.command("cohort", "--json", *argv, timeout=timeout)
+        """cohort ARGS --json; decoded."""
+        text = self.command("cohort", *argv, "--json", timeout=timeout)
         return json.loads(text) if text.strip() else None
 
     def node(self, name):
