@@ -2,8 +2,8 @@
  *
  * Threading: everything on the volume's loop; callbacks too.
  * Life: a server owns one listening socket and serves one front end at a time; it survives the front end's disconnect
- * and, through the inflight region that the front end keeps (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), our own restart: requests that were not
- * answered are carried out again, in their order, when the front end returns.
+ * and, through the inflight region that the front end keeps (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), our own restart:
+ * requests that were not answered are carried out again, in their order, when the front end returns.
  * Parking: while the volume parks, requests stay in flight and GET_VRING_BASE (the front end stopping a queue) is not
  * answered; the loop and other messages go on. vhost_server_force_drop() ends such a wait by disconnecting.
  * A volume that answers E_CANCELED was closed under us: the request is left in flight in the inflight region (never
@@ -24,13 +24,14 @@ struct vhost_server;
 
 struct vhost_conf {
     const char *serial;    /* what the guest reads as the disk's id, at most 20 bytes count; NULL = the volume's name */
-    unsigned queues;       /* 1..VHOST_QUEUES_MAX; 0 = 4. The front end chooses how many it uses. */
+    unsigned queues;       /* 1..VHOST_QUEUES_MAX; 0 = that. The front end chooses how many it uses (QEMU by
+                            * default as many as vCPUs, and gives up if that is more than these). */
     mode_t socket_mode;    /* 0 = 0600 */
     bool allow_unsealed;   /* accept memory that can be truncated (files on hugetlbfs) */
 };
 
-/* Listens on `socket_path` (a stale socket file is replaced, another live server's too). The volume must be able to take requests at
- * once: a front end that reconnects gives its device up if the first answer fails. E_INVAL, E_IO with a message. */
+/* Listens on `socket_path` (a stale socket file is replaced, another live server's too). Front ends are answered from the
+ * next turn of the loop on; the volume may park. E_INVAL, E_IO with a message. */
 MUST_CHECK int vhost_server_open(struct uv_loop_s *loop, const char *socket_path, struct vol *v,
                                  const struct vhost_conf *conf, struct vhost_server **ret_srv, struct err *e);
 /* Disconnects, removes the socket file, and calls `done` once the last request in flight at the volume came back; then

@@ -105,8 +105,11 @@ static void on_connect(void *arg)
 {
     struct vhost_server *srv = arg;
     int fd = accept4(srv->listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
+    if (fd < 0) {
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+            log_warn("%s: accept: %s", srv->label, strerror(errno));
         return;
+    }
     if (srv->session && is_gone(srv->session))
         session_drop(srv->session);
     if (srv->session) {
@@ -122,7 +125,7 @@ struct vhost_server *server_new(uv_loop_t *loop, struct vol *v, const struct vho
     struct vhost_server *srv = xcalloc(1, sizeof *srv);
     srv->loop = loop;
     srv->dev.vol = v;
-    srv->dev.queues = conf->queues ? conf->queues : 4;
+    srv->dev.queues = conf->queues ? conf->queues : VHOST_QUEUES_MAX;
     const char *serial = conf->serial ? conf->serial : v->name ? v->name : "";
     memcpy(srv->dev.serial, serial, strnlen(serial, sizeof srv->dev.serial));
     srv->allow_unsealed = conf->allow_unsealed;
