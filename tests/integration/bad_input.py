@@ -11,6 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
+import rpc  # noqa: E402
 from lab import MIB, LabError, api, check, note, run, util, wait_for  # noqa: E402
 
 PORTS = {"control": 7700, "storage": 7701, "api": 7443}
@@ -96,17 +97,39 @@ def certificates(lab, scratch):
 
 
 def frames(lab):
-    """A true member's certificate, but frames that are none: the connection is dropped, the daemon lives."""
+    """Under a true member's certificate: truncated, oversized, damaged and unknown frames. Each ends its connection or is
+    answered with an error; none may be waited for, allocated for, or killed by."""
     pki = os.path.join(lab.lab.node_dir(lab.node("n1")), "lib/cohort/pki")
-    member = client_context(os.path.join(pki, "node.pem"), os.path.join(pki, "node.key"))
+    cert, key = os.path.join(pki, "node.pem"), os.path.join(pki, "node.key")
+    good = rpc.header(rpc.PING, 1, 0, 0)
+    bad = {
+        "garbage": os.urandom(4096), "zeros": bytes(4096), "wrong checksum": good[:-1] + bytes([good[-1] ^ 1]),
+        "wrong magic": rpc.header(rpc.PING, 1, 0, 0, magic=0x12345678), "wrong version": rpc.header(rpc.PING, 1, 0, 0, version=9),
+        "unknown flags": rpc.header(rpc.PING, 1, 0, 0, flags=0x80), "protobuf of 4 GiB": rpc.header(rpc.STORE_WRITE, 1, 0xFFFFFFFF, 0),
+        "data of 4 GiB": rpc.header(rpc.STORE_WRITE, 1, 16, 0xFFFFFFFF), "unknown kind": rpc.header(60000, 1, 0, 0),
+        "reply to nothing": rpc.header(rpc.PING, 77, 0, 0, flags=rpc.FLAG_REPLY),
+        "protobuf garbage": rpc.header(rpc.STORE_WRITE, 1, 64, 0) + b"\xff" * 64,
+        "write without its data": rpc.header(rpc.STORE_WRITE, 1, 0, 0),
+    }
+    pid, address = lab.node("n1")["process"]["pid"], lab.node("n2")["address"]
     for port in (PORTS["control"], PORTS["storage"]):
-        for data in (os.urandom(64), bytes(4096), b"\xff" * 8192, os.urandom(1 << 20), b"C"):
+        for what, data in bad.items():
+            c = rpc.Connection(util.socket_in(pid, (address, port), 5), cert, key)
             try:
-                got = tls_answer(lab, port, member, data)
-                check(got == b"" or len(got) < 4096, f"port {port} answered garbage with {len(got)} bytes")
+                c.sock.sendall(data)
+                c.sock.settimeout(5)
+                _, _, flags, _, _, _, _, _ = rpc.FRAME.unpack(c.read(rpc.SIZE)[:28])
+                check(flags & rpc.FLAG_ERROR, f"port {port}: {what} was answered as if it were good")
+            except TimeoutError:
+                check(False, f"port {port}: {what} was neither answered nor refused within 5 s")
             except OSError:
-                pass
-    note("garbage frames under a member's certificate: connection dropped")
+                pass  # hung up on: right
+            finally:
+                c.close()
+        c = rpc.Connection(util.socket_in(pid, (address, port), 5), cert, key)
+        c.sock.sendall(good[:20])  # half a header, then gone
+        c.close()
+    note(f"{len(bad)} kinds of bad frames under a member's certificate: refused")
 
 
 def https(lab, path, token):
