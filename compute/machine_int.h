@@ -36,6 +36,7 @@ struct op {
     void (*fail)(struct op *op, int status, const struct err *e); /* instead of start; must free the op */
     machine_done *done;
     void *arg;
+    struct err refusal;
 };
 TAILQ_HEAD(ops, op);
 
@@ -55,12 +56,12 @@ struct machine {
     int guard_starts;
     struct qmp *qmp;
     uv_timer_t *timer; /* frees itself */
-    struct ops waiting;
+    struct ops waiting, refused;
 
     bool fresh;        /* started by this daemon and not let go yet: runs by itself once the guard watches */
     bool status_asked, status_again;
     bool killed, guest_off;
-    uint64_t kill_at_ms, press_at_ms, recheck_at_ms, guard_at_ms; /* clock_boot_ms; 0 = not set */
+    uint64_t kill_at_ms, press_at_ms, recheck_at_ms, guard_at_ms, refuse_at_ms; /* clock_boot_ms; 0 = not set */
 };
 
 /* machine_dir.c: files of one guest */
@@ -93,6 +94,7 @@ void machine_delete(struct machine *m);
 /* machine_op.c: operations */
 void machine_op_begin(struct op *op);
 void machine_op_flush(struct machine *m); /* the monitor came up */
+void machine_op_refuse_now(struct machine *m);
 void machine_op_fail_all(struct machine *m, int status);
 
 #endif

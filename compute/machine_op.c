@@ -46,6 +46,7 @@ void machine_op_fail_all(struct machine *m, int status)
         TAILQ_REMOVE(&m->waiting, op, entry);
         op->fail(op, status, &e);
     }
+    machine_op_refuse_now(m);
 }
 
 /* ---- pause, resume ---- */
@@ -68,32 +69,25 @@ static struct op *op_new(struct machine *m, void (*start)(struct op *), machine_
     return op;
 }
 
-/* Fails an operation of which the result is known at once, but not inside the call that began it. */
-struct refusal {
-    uv_timer_t timer;
-    struct op op;
-    struct err e;
-};
-
-static void refusal_closed(uv_handle_t *h) { free(h->data); }
-
-static void refuse_now(uv_timer_t *t)
+/* An operation of which the failure is known at once still fails later: from the machine's timer. */
+static void refuse(struct op *op, int code, const char *why)
 {
-    struct refusal *r = t->data;
-    uv_close((uv_handle_t *)t, refusal_closed);
-    if (r->op.done)
-        r->op.done(r->op.m, r->e.code, &r->e, r->op.arg);
+    struct machine *m = op->m;
+    err_set(&op->refusal, code, "machine %s: %s", m->spec.name, why);
+    TAILQ_INSERT_TAIL(&m->refused, op, entry);
+    m->refuse_at_ms = clock_boot_ms();
+    machine_arm(m);
 }
 
-static void refuse(struct op *op, const struct err *e)
+void machine_op_refuse_now(struct machine *m)
 {
-    struct refusal *r = xcalloc(1, sizeof *r);
-    r->op = *op;
-    r->e = *e;
-    free(op);
-    uv_timer_init(r->op.m->ms->conf.loop, &r->timer);
-    r->timer.data = r;
-    uv_timer_start(&r->timer, refuse_now, 0, 0);
+    struct ops mine = TAILQ_HEAD_INITIALIZER(mine);
+    TAILQ_CONCAT(&mine, &m->refused, entry);
+    for (struct op *op; (op = TAILQ_FIRST(&mine));) {
+        struct err e = op->refusal;
+        TAILQ_REMOVE(&mine, op, entry);
+        op->fail(op, e.code, &e);
+    }
 }
 
 void machine_pause(struct machine *m, machine_done *done, void *arg) { machine_op_begin(op_new(m, start_pause, done, arg)); }
@@ -101,10 +95,8 @@ void machine_pause(struct machine *m, machine_done *done, void *arg) { machine_o
 void machine_resume(struct machine *m, machine_done *done, void *arg)
 {
     struct op *op = op_new(m, start_resume, done, arg);
-    struct err e;
     if (!lease_valid(&m->ms->lease)) {
-        err_set(&e, E_UNAVAIL, "machine %s: this node has no lease now", m->spec.name);
-        refuse(op, &e);
+        refuse(op, E_UNAVAIL, "this node has no lease now");
         return;
     }
     if (machine_frozen(m)) {

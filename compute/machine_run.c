@@ -65,7 +65,7 @@ static void ended(struct machine *m)
         if (m->end == MACHINE_END_FAILED && !m->message[0]) {
             char why[160];
             machine_log_tail(m->ms, m->spec.id, why, sizeof why);
-            machine_say(m, "its QEMU ended unexpectedly%s%s", why[0] ? ": " : "", why);
+            machine_say(m, "QEMU ended unexpectedly%s%s", why[0] ? ": " : "", why);
         }
     }
     machine_detach(m, E_CANCELED);
@@ -241,14 +241,17 @@ static void on_timer(uv_timer_t *t)
         machine_guard_start(m);
     if (due(&m->kill_at_ms, now))
         machine_kill(m);
+    bool refuse = due(&m->refuse_at_ms, now);
     machine_arm(m);
+    if (refuse)
+        machine_op_refuse_now(m);
 }
 
 static void timer_closed(uv_handle_t *h) { free(h); }
 
 void machine_arm(struct machine *m)
 {
-    const uint64_t at[] = {m->kill_at_ms, m->press_at_ms, m->recheck_at_ms, m->guard_at_ms};
+    const uint64_t at[] = {m->kill_at_ms, m->press_at_ms, m->recheck_at_ms, m->guard_at_ms, m->refuse_at_ms};
     uint64_t next = UINT64_MAX, now = clock_boot_ms();
     for (size_t i = 0; i < sizeof at / sizeof *at; i++)
         if (at[i] && at[i] < next)

@@ -37,6 +37,7 @@ struct machine *machine_new(struct machines *ms, const struct machine_spec *spec
     m->spec = *spec;
     m->ready_fd = m->qemu.pidfd = m->guard.pidfd = -1;
     TAILQ_INIT(&m->waiting);
+    TAILQ_INIT(&m->refused);
     char label[48];
     snprintf(label, sizeof label, "vm %.40s", spec->name);
     sm_init(&m->sm, conf, sizeof conf / sizeof *conf, MACHINE_STARTING, label);

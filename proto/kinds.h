@@ -18,7 +18,8 @@
     X(RPC_STORE_COMMIT, 72, "store-commit") \
     X(RPC_MIGRATE_PREPARE, 128, "migrate-prepare") \
     X(RPC_MIGRATE_FINISH, 129, "migrate-finish")   \
-    X(RPC_MIGRATE_ABORT, 130, "migrate-abort")
+    X(RPC_MIGRATE_ABORT, 130, "migrate-abort")     \
+    X(RPC_MIGRATE_READY, 131, "migrate-ready")
 
 enum rpc_kind {
 #define X(sym, num, name) sym = (num),

@@ -1,7 +1,8 @@
 /* QMP client: one lasting connection to a QEMU monitor socket on a libuv loop.
  *
  * Connects by itself and again after a break (every 50 ms) until closed: the process's end is seen elsewhere (its pidfd).
- * Calls may be in flight together; replies find their call by id. Threading: the loop's. */
+ * Calls may be in flight together; replies find their call by id. Threading: the loop's. The process
+ * must ignore SIGPIPE. */
 #ifndef COHORT_COMPUTE_QEMU_QMP_H
 #define COHORT_COMPUTE_QEMU_QMP_H
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,7 +19,8 @@
 static void changed(struct machine *m, void *arg)
 {
     struct rig *r = arg;
-    r->changes++;
+    if (r->on_change)
+        r->on_change(m, r->on_change_arg);
 }
 
 static bool in_path(const char *program)
@@ -34,12 +36,60 @@ static bool in_path(const char *program)
     return found;
 }
 
+/* Orphans of the child become ours (subreaper): whoever has us as parent is to go. */
+static void end_orphans(void)
+{
+    for (bool found = true; found;) {
+        DIR *d = opendir("/proc");
+        found = false;
+        for (struct dirent *de; d && (de = readdir(d));) {
+            char path[300], *text;
+            int pid = atoi(de->d_name), parent = 0;
+            snprintf(path, sizeof path, "/proc/%s/stat", de->d_name);
+            if (pid <= 0 || file_read(path, 4096, &text, NULL, NULL) != E_OK)
+                continue;
+            char *p = strrchr(text, ')');
+            if (p && sscanf(p + 1, " %*c %d", &parent) == 1 && parent == getpid()) {
+                fprintf(stderr, "the test left process %d: killed\n", pid);
+                kill(pid, SIGKILL);
+                waitpid(pid, NULL, 0);
+                found = true;
+            }
+            free(text);
+        }
+        if (d)
+            closedir(d);
+    }
+}
+
+static int supervise(pid_t child)
+{
+    int status = 0;
+    pid_t p;
+    while ((p = waitpid(-1, &status, 0)) != child && p > 0)
+        ;
+    end_orphans();
+    char *rm = xasprintf("rm -rf /tmp/cohort-test-%d-*; for c in memory cpu; do find /sys/fs/cgroup/$c -maxdepth 2 -depth"
+                         " -path '*/cohort-test-%d-*' -type d -exec rmdir {} + ; done 2>/dev/null", (int)child, (int)child);
+    int rc = system(rm);
+    free(rm);
+    (void)rc;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
 void rig_require(void)
 {
-    if (geteuid() == 0 && in_path("qemu-system-x86_64") && in_path("qemu-storage-daemon"))
-        return;
-    printf("skipped: needs root, qemu-system-x86_64 and qemu-storage-daemon\n");
-    exit(77);
+    if (geteuid() != 0 || !in_path("qemu-system-x86_64") || !in_path("qemu-storage-daemon")) {
+        printf("skipped: needs root, qemu-system-x86_64 and qemu-storage-daemon\n");
+        exit(77);
+    }
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    fflush(stdout);
+    pid_t child = fork();
+    assert(child >= 0);
+    if (child > 0)
+        exit(supervise(child));
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 void rig_reopen(struct rig *r)
@@ -56,7 +106,7 @@ void rig_reopen(struct rig *r)
 void rig_open(struct rig *r, uv_loop_t *loop)
 {
     *r = (struct rig){.loop = loop};
-    strcpy(r->dir, "/tmp/cohort-test-XXXXXX");
+    snprintf(r->dir, sizeof r->dir, "/tmp/cohort-test-%d-XXXXXX", (int)getpid());
     assert(mkdtemp(r->dir));
     snprintf(r->lease_path, sizeof r->lease_path, "%s/lease", r->dir);
     assert(lease_create(r->lease_path, &r->lease, NULL) == E_OK);

@@ -11,13 +11,16 @@
 
 struct rig { /* one "node" */
     uv_loop_t *loop;
-    char dir[64], lease_path[96];
+    char dir[64], lease_path[96]; /* /tmp/cohort-test-<pid>-XXXXXX */
     struct lease lease;
     struct machines *ms;
-    int changes; /* calls of `changed` so far */
+    void (*on_change)(struct machine *m, void *arg); /* NULL, or called for every `changed` */
+    void *on_change_arg;
 };
 
-/* Exits 77 with a reason if this machine cannot run guests. */
+/* Exits 77 with a reason if this machine cannot run guests. Then forks: the tests go on in the child, while this process
+ * waits and in the end kills whatever the child left running (guests have sessions of their own), removes its directories,
+ * and exits with the child's status. First call of main(). */
 void rig_require(void);
 void rig_open(struct rig *r, uv_loop_t *loop); /* makes the directory, a lease of an hour, opens machines */
 void rig_reopen(struct rig *r);                /* as a new daemon: opens machines again, without adopting */
