@@ -67,6 +67,7 @@ struct ext *ext_get(struct index *x, struct shard *sh, uint32_t index)
     t->shard = sh;
     t->index = index;
     t->place = PLACE_NONE;
+    t->gen = ++x->gens;
     for (unsigned c = 0; c < EXT_CHUNKS; c++)
         TAILQ_INIT(&t->recs[c]);
     htab_insert(&x->exts, &t->node, ext_hash(sh, index));
@@ -163,7 +164,6 @@ void index_insert(struct index *x, struct rec *r)
     uint32_t begin = (uint32_t)(r->offset % STORE_CHUNK), end = begin + r->length;
     assert(end <= STORE_CHUNK && r->length > 0);
     r->arrival = x->arrivals++;
-    r->batch->live++;
     TAILQ_INSERT_TAIL(&t->recs[c], r, by_chunk);
     t->n_recs++;
     x->dirty_bytes += r->length;

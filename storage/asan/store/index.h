@@ -27,6 +27,7 @@ struct shard {
     struct store_shard_id id;
     bool exists;
     bool dropping;          /* store_drop() accepted: writes and reads are refused from then on */
+    unsigned pending;       /* records submitted, not durable yet */
     bool progress_dirty;    /* last or commit changed since they were put into the metadata */
     uint64_t epoch, shard_bytes;
     uint64_t floor_pos;     /* journal records before this position belong to a dropped predecessor */
@@ -38,7 +39,7 @@ struct shard {
 struct batch { /* one in the journal that is not trimmed */
     uint64_t seq, pos, life;
     uint32_t total_bytes;
-    unsigned live;          /* records not settled */
+    unsigned live;          /* records not settled; counted from the moment the batch is built */
     bool durable;
     TAILQ_ENTRY(batch) entry;
 };
@@ -75,7 +76,7 @@ struct ext {
     bool has_meta, on_dirty;
     bool counted;           /* a place is reserved for it (alloc.h) */
     bool destaging;
-    unsigned gen;           /* +1 when a destage changed what is on the device: a read that raced starts again */
+    uint64_t gen;           /* changes when a destage changed what is on the device: a read that raced starts again */
     unsigned pending;       /* records submitted, not durable yet */
     unsigned n_recs;
     uint64_t place;         /* number of the extent in extents.dat, or PLACE_NONE */
@@ -92,7 +93,7 @@ struct index {
     struct htab shards, exts;
     struct ext_list dirty;  /* extents with records, longest dirty first */
     TAILQ_HEAD(, batch) batches;
-    uint64_t arrivals;
+    uint64_t arrivals, gens;
     uint64_t dirty_bytes;
 };
 

@@ -204,6 +204,7 @@ static bool build(struct journal *j)
         bool zero = rec_is_zero(r);
         encode(&t->header->record[t->n], r, zero ? 0 : total / FMT_BLOCK);
         r->batch = t->batch;
+        t->batch->live++;
         r->file_off = journal_file_off(j, t->batch->pos + total);
         t->recs[t->n++] = r;
         if (!zero)

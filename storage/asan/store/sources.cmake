@@ -7,6 +7,17 @@ add_library(c_store STATIC
   ${CMAKE_CURRENT_LIST_DIR}/meta.c
   ${CMAKE_CURRENT_LIST_DIR}/journal.c
   ${CMAKE_CURRENT_LIST_DIR}/journal_sb.c
-  ${CMAKE_CURRENT_LIST_DIR}/replay.c)
+  ${CMAKE_CURRENT_LIST_DIR}/replay.c
+  ${CMAKE_CURRENT_LIST_DIR}/label.c
+  ${CMAKE_CURRENT_LIST_DIR}/store.c
+  ${CMAKE_CURRENT_LIST_DIR}/write.c
+  ${CMAKE_CURRENT_LIST_DIR}/read.c
+  ${CMAKE_CURRENT_LIST_DIR}/fence.c
+  ${CMAKE_CURRENT_LIST_DIR}/merge.c
+  ${CMAKE_CURRENT_LIST_DIR}/destage.c)
 target_link_libraries(c_store PUBLIC cohort_flags c_base PkgConfig::UV PkgConfig::URING PRIVATE ${ROCKSDB_LIBRARY})
 target_link_libraries(c_volume PUBLIC c_store)
+
+foreach(topic basic)
+  cohort_unit_test(store_${topic} LIBS c_store)
+endforeach()

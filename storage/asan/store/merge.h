@@ -1,0 +1,54 @@
+/* One round of destage as a worker carries it out: plain data in, plain data out, no access to the index. */
+#ifndef COHORT_STORAGE_STORE_MERGE_H
+#define COHORT_STORAGE_STORE_MERGE_H
+
+#include "storage/asan/store/dev.h"
+#include "storage/asan/store/index.h"
+#include "storage/asan/store/meta.h"
+
+#define MERGE_SECTORS (STORE_EXTENT / 512u)
+
+struct merge_rec { /* by arrival */
+    uint64_t file_off;
+    uint32_t begin, length; /* in the extent */
+    uint32_t crc;
+    bool zero;
+    struct store_version version;
+};
+
+struct merge_item { /* one extent */
+    struct store_shard_id id;
+    uint32_t index;
+    uint64_t old_place, new_place; /* PLACE_NONE: none; equal: in place */
+    uint64_t ours[MERGE_SECTORS / 64];  /* sectors that `recs` cover */
+    uint64_t dirty[MERGE_SECTORS / 64]; /* sectors that any journal record covers */
+    struct merge_rec *recs;
+    size_t n_recs;
+    struct meta_ext meta;          /* in: as it was; out: as it is to be. place is set: PLACE_NONE if all is zero */
+    struct ext *ext;               /* the loop's */
+    struct rec **which;            /* the loop's: the records behind `recs` */
+    bool took_reserved;            /* new_place was the one reserved for this extent */
+};
+
+struct merge_shard { struct store_shard_id id; struct meta_progress progress; struct shard *shard; };
+
+struct merge_round {
+    const struct dev *journal, *extents;
+    struct meta *meta;
+    uint64_t number;               /* of this destage */
+    struct merge_item *items;
+    size_t n_items;
+    struct merge_shard *shards;
+    size_t n_shards;
+    unsigned poisoned;             /* blocks whose contents were lost; they stay unreadable */
+    int status;
+    struct err e;
+};
+
+/* True if destage may overwrite the old place: every block it touches is covered by records that stay in the journal until
+ * the metadata say otherwise, so replay repairs whatever a crash leaves of it. */
+bool merge_in_place_ok(const struct merge_item *m);
+/* Writes extents, syncs, then the metadata in one batch. Blocks. Sets status and e. */
+void merge_run(struct merge_round *r);
+
+#endif

@@ -1,0 +1,339 @@
+/* Reads: dirty segments from the journal, the rest from extents, everything checked against its crc32c.
+ *
+ * A read plans synchronously: what it copies from where, with places and checksums as they are now. Journal records are
+ * pinned, so they stay. Extents are not: destage may rewrite or reuse a place meanwhile. That shows as a checksum mismatch
+ * on an extent whose `gen` has changed or that is being destaged; the read then plans anew. On an unchanged extent it is
+ * damage.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include "base/clock.h"
+#include "base/metric.h"
+#include "storage/asan/store/priv.h"
+
+METRIC_HISTOGRAM(m_read, "cohort_store_read_seconds", "Time of one read, journal and extents");
+METRIC_COUNTER(m_corrupt, "cohort_store_read_corrupt_total", "Reads that found a checksum mismatch");
+METRIC_COUNTER(m_again, "cohort_store_read_raced_total", "Reads planned anew because destage moved what they read");
+
+struct copy { struct copy *next; uint32_t from, length; uint8_t *to; };
+
+struct piece { /* one device read */
+    struct read *read;
+    struct piece *next;
+    struct dev_io io;
+    struct iovec iov;
+    struct copy *copies;
+    struct rec *rec;          /* of the journal, pinned; else an extent: */
+    uint32_t index, first, count; /* blocks */
+    uint64_t gen, place, used;    /* bit per block that is copied from */
+    uint32_t crc[EXT_BLOCKS];
+};
+
+struct read {
+    struct store *s;
+    struct store_op *op;
+    struct store_shard_id id;
+    uint64_t offset;
+    uint32_t length;
+    uint8_t *dst;
+    uint32_t *ret_crc;
+    struct piece *pieces;
+    unsigned left;
+    int status;
+    uint64_t started_ns;
+};
+
+static void start(struct read *r);
+
+static void drop_pieces(struct read *r)
+{
+    struct piece *p;
+    while ((p = r->pieces)) {
+        struct copy *c;
+        r->pieces = p->next;
+        if (p->rec) {
+            p->rec->pins--;
+            rec_settle(&r->s->index, p->rec);
+        }
+        while ((c = p->copies)) {
+            p->copies = c->next;
+            free(c);
+        }
+        free(p->iov.iov_base);
+        free(p);
+    }
+}
+
+static void finish(struct read *r, int status, const struct err *e)
+{
+    struct store *s = r->s;
+    struct store_op *op = r->op;
+    drop_pieces(r);
+    if (status == E_OK)
+        *r->ret_crc = crc32c(0, r->dst, r->length);
+    metric_observe_ns(&m_read, clock_boot_ns() - r->started_ns);
+    free(r);
+    s->reads--;
+    op_later(s, op, status, e);
+    if (s->closing)
+        store_close_check(s);
+}
+
+static int damaged(const struct read *r, const char *where, uint64_t offset, struct err *e)
+{
+    char text[ID_LEN + 1];
+    metric_add(&m_corrupt, 1);
+    return err_set(e, E_CORRUPT, SHARD_FMT " offset %llu: checksum mismatch in the %s", SHARD_ARG(&r->id, text),
+                   (unsigned long long)offset, where);
+}
+
+/* 0, an error, or 1: raced with destage. */
+static int check_extent(struct read *r, struct piece *p, struct err *e)
+{
+    for (uint32_t i = 0; i < p->count; i++) {
+        uint32_t b = p->first + i;
+        if (!(p->used >> b & 1) || crc32c(0, (uint8_t *)p->iov.iov_base + i * FMT_BLOCK, FMT_BLOCK) == p->crc[b])
+            continue;
+        const struct shard *sh = shard_find(&r->s->index, &r->id);
+        const struct ext *t = sh ? ext_find(&r->s->index, sh, p->index) : NULL;
+        if (!t || t->gen != p->gen || t->destaging)
+            return 1;
+        return damaged(r, "extent", (uint64_t)p->index * STORE_EXTENT + (uint64_t)b * FMT_BLOCK, e);
+    }
+    return E_OK;
+}
+
+static int check_and_copy(struct read *r, struct err *e)
+{
+    for (struct piece *p = r->pieces; p; p = p->next) {
+        int rc = E_OK;
+        if (!p->rec)
+            rc = check_extent(r, p, e);
+        else if (crc32c(0, p->iov.iov_base, p->rec->length) != p->rec->crc)
+            rc = damaged(r, "journal", p->rec->offset, e);
+        if (rc != E_OK)
+            return rc;
+        for (struct copy *c = p->copies; c; c = c->next)
+            memcpy(c->to, (uint8_t *)p->iov.iov_base + c->from, c->length);
+    }
+    return E_OK;
+}
+
+static void all_read(struct read *r)
+{
+    struct err e = {0};
+    int rc = r->status;
+    if (rc < 0)
+        rc = err_sys(&e, -rc, "read %s", r->s->capacity);
+    else
+        rc = check_and_copy(r, &e);
+    if (rc == 1) {
+        metric_add(&m_again, 1);
+        drop_pieces(r);
+        start(r);
+        return;
+    }
+    finish(r, rc, &e);
+}
+
+static void piece_done(struct dev_io *io, int status)
+{
+    struct read *r = container_of(io, struct piece, io)->read;
+    if (status < 0 && r->status == 0)
+        r->status = status;
+    if (--r->left == 0)
+        all_read(r);
+}
+
+/* ---- planning ---- */
+
+static struct piece *piece_new(struct read *r)
+{
+    struct piece *p = xcalloc(1, sizeof *p);
+    p->read = r;
+    p->next = r->pieces;
+    r->pieces = p;
+    return p;
+}
+
+static void copy_add(struct piece *p, uint32_t from, uint32_t length, uint8_t *to)
+{
+    struct copy *c = xmalloc(sizeof *c);
+    *c = (struct copy){.next = p->copies, .from = from, .length = length, .to = to};
+    p->copies = c;
+}
+
+static struct piece *piece_of_rec(struct read *r, struct rec *rec)
+{
+    for (struct piece *p = r->pieces; p; p = p->next)
+        if (p->rec == rec)
+            return p;
+    struct piece *p = piece_new(r);
+    p->rec = rec;
+    rec->pins++;
+    return p;
+}
+
+/* From a segment: `begin`, `end` in the chunk. */
+static void plan_seg(struct read *r, const struct seg *g, uint32_t begin, uint32_t end, uint8_t *to)
+{
+    if (rec_is_zero(g->rec))
+        memset(to, 0, end - begin);
+    else
+        copy_add(piece_of_rec(r, g->rec), begin - (uint32_t)(g->rec->offset % STORE_CHUNK), end - begin, to);
+}
+
+/* From the capacity device: `begin`, `end` in the extent. `*p` is the extent's piece so far. */
+static void plan_gap(struct read *r, const struct ext *t, struct piece **p, uint32_t begin, uint32_t end, uint8_t *to)
+{
+    if (!t || t->place == PLACE_NONE) {
+        memset(to, 0, end - begin);
+        return;
+    }
+    if (!*p) {
+        *p = piece_new(r);
+        (*p)->index = t->index;
+        (*p)->gen = t->gen;
+        (*p)->place = t->place;
+        memcpy((*p)->crc, t->crc, sizeof (*p)->crc);
+    }
+    for (uint32_t b = begin / FMT_BLOCK; b <= (end - 1) / FMT_BLOCK; b++)
+        (*p)->used |= 1ull << b;
+    copy_add(*p, begin, end - begin, to);
+}
+
+static void plan_chunk(struct read *r, const struct ext *t, struct piece **p, uint64_t offset, uint32_t length)
+{
+    uint32_t base = (uint32_t)(offset % STORE_EXTENT / STORE_CHUNK * STORE_CHUNK);
+    uint32_t at = (uint32_t)(offset % STORE_CHUNK), end = at + length;
+    uint8_t *to = r->dst + (offset - r->offset);
+    const struct seg *g = t ? t->segs[base / STORE_CHUNK] : NULL;
+    for (; at < end; g = g ? g->next : NULL) {
+        if (g && g->end <= at)
+            continue;
+        uint32_t gap_end = g && g->begin < end ? g->begin : end;
+        if (gap_end > at) {
+            plan_gap(r, t, p, base + at, base + gap_end, to);
+            to += gap_end - at;
+            at = gap_end;
+        }
+        if (!g || at >= end)
+            break;
+        uint32_t seg_end = g->end < end ? g->end : end;
+        plan_seg(r, g, at, seg_end, to);
+        to += seg_end - at;
+        at = seg_end;
+    }
+}
+
+/* Fixes an extent piece's block range and makes its copies relative to it. */
+static void close_extent_piece(struct piece *p)
+{
+    if (!p)
+        return;
+    p->first = (uint32_t)__builtin_ctzll(p->used);
+    p->count = 64 - (uint32_t)__builtin_clzll(p->used) - p->first;
+    for (struct copy *c = p->copies; c; c = c->next)
+        c->from -= p->first * FMT_BLOCK;
+}
+
+static void submit(struct read *r)
+{
+    struct store *s = r->s;
+    struct piece *p;
+    r->status = 0;
+    r->left = 0;
+    for (p = r->pieces; p; p = p->next)
+        r->left++;
+    if (r->left == 0) {
+        finish(r, E_OK, NULL);
+        return;
+    }
+    for (p = r->pieces; p; p = p->next) {
+        size_t n = p->rec ? journal_padded(p->rec->length) : p->count * FMT_BLOCK;
+        void *b = NULL;
+        if (posix_memalign(&b, FMT_BLOCK, n) != 0)
+            abort();
+        p->iov = (struct iovec){b, n};
+        p->io.done = piece_done;
+        uint64_t at = p->rec ? p->rec->file_off : p->place * STORE_EXTENT + (uint64_t)p->first * FMT_BLOCK;
+        dev_submit(p->rec ? &s->journal.dev : &s->extents, &s->uring, &p->io, false, &p->iov, 1, at);
+    }
+}
+
+static void start(struct read *r)
+{
+    struct store *s = r->s;
+    struct err e;
+    char text[ID_LEN + 1];
+    struct shard *sh = shard_find(&s->index, &r->id);
+    if (!sh || !sh->exists || sh->dropping) {
+        finish(r, err_set(&e, E_NOTFOUND, SHARD_FMT ": not on this disk", SHARD_ARG(&r->id, text)), &e);
+        return;
+    }
+    uint64_t limit = (sh->shard_bytes + STORE_CHUNK - 1) / STORE_CHUNK * STORE_CHUNK; /* resync reads whole chunks */
+    if (r->offset % 512 || r->length % 512 || r->length == 0 || r->length > STORE_WRITE_MAX || r->offset > limit
+        || r->length > limit - r->offset) {
+        finish(r, err_set(&e, E_INVAL, SHARD_FMT ": bad range %llu+%u", SHARD_ARG(&r->id, text),
+                          (unsigned long long)r->offset, r->length), &e);
+        return;
+    }
+    uint64_t at = r->offset, end = r->offset + r->length;
+    while (at < end) {
+        uint64_t border = (at / STORE_EXTENT + 1) * STORE_EXTENT, stop = end < border ? end : border;
+        const struct ext *t = ext_find(&s->index, sh, (uint32_t)(at / STORE_EXTENT));
+        struct piece *p = NULL;
+        while (at < stop) {
+            uint64_t chunk_end = (at / STORE_CHUNK + 1) * STORE_CHUNK;
+            uint32_t n = (uint32_t)((stop < chunk_end ? stop : chunk_end) - at);
+            plan_chunk(r, t, &p, at, n);
+            at += n;
+        }
+        close_extent_piece(p);
+    }
+    submit(r);
+}
+
+static struct read *read_new(struct store *s, struct store_op *op, const struct store_shard_id *id, uint64_t offset,
+                             uint32_t length, uint8_t *dst, uint32_t *ret_crc)
+{
+    struct read *r = xcalloc(1, sizeof *r);
+    *r = (struct read){.s = s, .op = op, .id = *id, .offset = offset, .length = length, .dst = dst, .ret_crc = ret_crc,
+                       .started_ns = clock_boot_ns()};
+    s->reads++;
+    return r;
+}
+
+void store_read(struct store *s, struct store_read *q)
+{
+    if (!store_refuses(s, &q->op))
+        start(read_new(s, &q->op, &q->shard, q->offset, q->length, q->dst, &q->ret_crc));
+}
+
+void store_record_read(struct store *s, struct store_record_read *q)
+{
+    char text[ID_LEN + 1];
+    struct err e;
+    if (store_refuses(s, &q->op))
+        return;
+    const struct shard *sh = shard_find(&s->index, &q->shard);
+    struct rec *rec = NULL;
+    if (sh && sh->exists && !sh->dropping) {
+        TAILQ_FOREACH (rec, &sh->tail, by_shard)
+            if (rec->offset == q->offset && rec->length == q->length && store_version_cmp(rec->version, q->version) == 0)
+                break;
+    }
+    struct read *r = read_new(s, &q->op, &q->shard, q->offset, q->length, q->dst, &q->ret_crc);
+    if (!rec) {
+        finish(r, err_set(&e, E_NOTFOUND, SHARD_FMT ": no record %llu.%llu at offset %llu in the tail",
+                          SHARD_ARG(&q->shard, text), (unsigned long long)q->version.epoch,
+                          (unsigned long long)q->version.seq, (unsigned long long)q->offset), &e);
+        return;
+    }
+    if (rec_is_zero(rec))
+        memset(q->dst, 0, q->length);
+    else
+        copy_add(piece_of_rec(r, rec), 0, q->length, q->dst);
+    submit(r);
+}

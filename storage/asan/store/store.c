@@ -1,0 +1,265 @@
+/* Store: open, close, failure. See store.h; README.md has the tour. */
+#include <assert.h>
+#include <stdlib.h>
+#include "storage/asan/store/priv.h"
+
+/* ---- completions ---- */
+
+void op_later(struct store *s, struct store_op *op, int status, const struct err *e)
+{
+    struct err *copy = NULL;
+    if (status < 0 && e) {
+        copy = xmalloc(sizeof *copy);
+        *copy = *e;
+        copy->code = status;
+    }
+    op->priv[0] = NULL;
+    op->priv[1] = (void *)(intptr_t)status;
+    op->priv[2] = copy;
+    if (!s->later_head)
+        s->later_tail = &s->later_head;
+    *s->later_tail = op;
+    s->later_tail = (struct store_op **)&op->priv[0];
+}
+
+static void on_idle(uv_idle_t *h)
+{
+    struct store *s = h->data;
+    struct store_op *op = s->later_head;
+    s->later_head = NULL;
+    while (op) {
+        struct store_op *next = op->priv[0];
+        struct err *e = op->priv[2];
+        op->done(op, (int)(intptr_t)op->priv[1], e);
+        free(e);
+        op = next;
+    }
+    if (s->later_head)
+        return;
+    uv_idle_stop(h);
+    if (s->closing)
+        store_close_check(s);
+}
+
+bool store_refuses(struct store *s, struct store_op *op)
+{
+    if (s->failed)
+        op_later(s, op, E_IO, &s->failure);
+    else if (s->closing) {
+        struct err e;
+        op_later(s, op, err_set(&e, E_CANCELED, "the disk is being closed"), &e);
+    }
+    return s->failed || s->closing;
+}
+
+void store_fail(struct store *s, int code, const struct err *e)
+{
+    if (s->failed)
+        return;
+    s->failed = true;
+    s->journal.failed = true;
+    s->failure = *e;
+    s->failure.code = code;
+    fence_fail_all(s, &s->failure);
+    destage_fail_waiting(s, &s->failure);
+    if (s->journal.inflight == 0)
+        write_fail_pending(s, E_IO, &s->failure);
+    if (s->on_failure)
+        s->on_failure(s->on_failure_arg, &s->failure);
+}
+
+void store_on_failure(struct store *s, void (*failed)(void *arg, const struct err *e), void *arg)
+{
+    s->on_failure = failed;
+    s->on_failure_arg = arg;
+}
+
+/* ---- opening ---- */
+
+static int on_label(void *arg, const struct meta_label *l, struct err *e) { return E_OK; /* checked by label_open() */ }
+
+static int on_number(void *arg, uint64_t number, struct err *e)
+{
+    struct store *s = arg;
+    if (number < s->journal.meta_number)
+        return err_set(e, E_CORRUPT, "the metadata of %s are older than its journal: %llu destages of %llu; take this disk out",
+                       s->capacity, (unsigned long long)number, (unsigned long long)s->journal.meta_number);
+    s->journal.meta_number = number;
+    return E_OK;
+}
+
+static int on_fence(void *arg, const struct store_shard_id *id, const struct meta_fence *f, struct err *e)
+{
+    struct store *s = arg;
+    struct shard *sh = shard_get(&s->index, id);
+    sh->epoch = f->epoch;
+    sh->shard_bytes = f->shard_bytes;
+    sh->floor_pos = f->floor_pos;
+    sh->exists = f->exists;
+    return E_OK;
+}
+
+static int on_progress(void *arg, const struct store_shard_id *id, const struct meta_progress *p, struct err *e)
+{
+    struct store *s = arg;
+    struct shard *sh = shard_find(&s->index, id);
+    char text[ID_LEN + 1];
+    if (!sh || !sh->exists)
+        return err_set(e, E_CORRUPT, "metadata of %s: progress of unknown " SHARD_FMT, s->capacity, SHARD_ARG(id, text));
+    sh->last = p->last;
+    sh->commit = p->commit;
+    return E_OK;
+}
+
+static int on_ext(void *arg, const struct store_shard_id *id, uint32_t index, const struct meta_ext *x, struct err *e)
+{
+    struct store *s = arg;
+    struct shard *sh = shard_find(&s->index, id);
+    char text[ID_LEN + 1];
+    if (!sh || !sh->exists || (uint64_t)index * STORE_EXTENT >= sh->shard_bytes)
+        return err_set(e, E_CORRUPT, "metadata of %s: extent %u of " SHARD_FMT " has no shard", s->capacity, index,
+                       SHARD_ARG(id, text));
+    if (x->place != PLACE_NONE) {
+        int rc = places_mark(&s->places, x->place, e);
+        if (rc < 0)
+            return rc;
+    }
+    struct ext *t = ext_get(&s->index, sh, index);
+    t->has_meta = true;
+    t->place = x->place;
+    memcpy(t->version, x->version, sizeof t->version);
+    if (x->place != PLACE_NONE) {
+        t->crc = xmalloc(sizeof x->crc);
+        memcpy(t->crc, x->crc, sizeof x->crc);
+    }
+    return E_OK;
+}
+
+static int load(struct store *s, struct err *e)
+{
+    static const struct meta_visitor v = {on_label, on_number, on_fence, on_progress, on_ext};
+    int rc = places_open(&s->places, s->extents.fd, e);
+    if (rc == E_OK)
+        rc = meta_load(s->meta, &v, s, e);
+    if (rc == E_OK)
+        rc = journal_replay(&s->journal, &s->index, write_replay, s, e);
+    return rc;
+}
+
+static void release(struct store *s)
+{
+    index_free(&s->index);
+    journal_close(&s->journal);
+    places_close(&s->places);
+    dev_close(&s->extents);
+    meta_close(s->meta);
+    free(s->fast);
+    free(s->capacity);
+    free(s);
+}
+
+static void before_submit(void *arg)
+{
+    struct store *s = arg;
+    bool was_stuck = s->journal.stuck;
+    journal_kick(&s->journal);
+    if (s->journal.stuck && !was_stuck)
+        destage_kick(s);
+    if (s->later_head && !uv_is_active((uv_handle_t *)&s->idle))
+        uv_idle_start(&s->idle, on_idle);
+}
+
+int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **ret_store, struct err *e)
+{
+    struct store *s = xcalloc(1, sizeof *s);
+    s->loop = loop;
+    s->fast = xstrdup(conf->fast_path ? conf->fast_path : "");
+    s->capacity = xstrdup(conf->capacity_path ? conf->capacity_path : "");
+    index_init(&s->index);
+    TAILQ_INIT(&s->parts);
+    TAILQ_INIT(&s->metaq);
+    TAILQ_INIT(&s->journal.pending);
+    int rc = label_open(s, conf, e);
+    if (rc == E_OK)
+        rc = load(s, e);
+    if (rc == E_OK)
+        rc = uring_open(&s->uring, loop, before_submit, s, e);
+    if (rc < 0) {
+        release(s);
+        return rc;
+    }
+    s->journal.uring = &s->uring;
+    s->journal.durable = write_durable;
+    s->journal.on_failed = write_failed;
+    s->journal.arg = s;
+    uv_idle_init(loop, &s->idle);
+    s->idle.data = s;
+    destage_init(s);
+    *ret_store = s;
+    return E_OK;
+}
+
+void store_usage(const struct store *s, struct store_usage *ret)
+{
+    const struct places *p = &s->places;
+    uint64_t more = p->fs_free > p->fs_keep ? p->fs_free - p->fs_keep : 0;
+    *ret = (struct store_usage){
+        .size_bytes = p->n * STORE_EXTENT + more,
+        .used_bytes = (p->used + p->reserved) * STORE_EXTENT,
+        .journal_bytes = s->journal.ring_bytes,
+        .journal_used_bytes = journal_used(&s->journal),
+        .dirty_bytes = s->index.dirty_bytes,
+    };
+}
+
+/* ---- closing ---- */
+
+static void all_closed(struct store *s)
+{
+    if (--s->closing_parts > 0)
+        return;
+    void (*closed)(void *arg) = s->closed;
+    void *arg = s->closed_arg;
+    release(s);
+    closed(arg);
+}
+
+static void on_uring_closed(void *arg) { all_closed(arg); }
+static void on_handle_closed(uv_handle_t *h) { all_closed(h->data); }
+
+void store_close_check(struct store *s)
+{
+    if (s->closing_parts || s->reads || s->meta_running || s->destage.running || !TAILQ_EMPTY(&s->metaq) || s->later_head)
+        return;
+    if (s->journal.stuck && s->journal.inflight == 0) /* no destage any more: there will be no space */
+        write_fail_pending(s, E_CANCELED, &(struct err){E_CANCELED, "the disk was closed before there was journal space"});
+    if (!journal_idle(&s->journal) || s->later_head)
+        return;
+    if (!s->failed) { /* so that the next open can tell that nothing at the end is missing */
+        struct fmt_sb sb;
+        struct err e;
+        journal_trim_scan(&s->journal);
+        journal_sb_next(&s->journal, &sb);
+        if (journal_sb_write(&s->journal.dev, &sb, &e) < 0)
+            store_fail(s, e.code, &e);
+    }
+    s->closing_parts = 3;
+    uring_close(&s->uring, on_uring_closed, s);
+    uv_close((uv_handle_t *)&s->idle, on_handle_closed);
+    uv_close((uv_handle_t *)&s->destage.timer, on_handle_closed);
+}
+
+/* From the loop, so that `done` never runs inside store_close(). */
+static void on_close_tick(uv_timer_t *t) { store_close_check(t->data); }
+
+void store_close(struct store *s, void (*done)(void *arg), void *arg)
+{
+    assert(!s->closing);
+    s->closing = true;
+    s->closed = done;
+    s->closed_arg = arg;
+    struct err e;
+    err_set(&e, E_CANCELED, "the disk is being closed");
+    destage_fail_waiting(s, &e);
+    uv_timer_start(&s->destage.timer, on_close_tick, 0, 10);
+}

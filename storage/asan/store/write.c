@@ -1,0 +1,296 @@
+/* Writes and copies: checked, cut at chunk borders, appended to the journal, entered into the index when durable. */
+#include <assert.h>
+#include <stdlib.h>
+#include "storage/asan/store/priv.h"
+
+static struct rec *rec_new(struct shard *sh, struct ext *t, struct store_version v, uint64_t offset, uint32_t length, uint8_t type)
+{
+    struct rec *r = xcalloc(1, sizeof *r);
+    r->shard = sh;
+    r->ext = t;
+    r->version = v;
+    r->offset = offset;
+    r->length = length;
+    r->type = type;
+    return r;
+}
+
+/* Counts a place for every extent of the range that will need its first one. */
+static int reserve(struct store *s, struct shard *sh, uint64_t offset, uint64_t length, struct err *e)
+{
+    uint32_t first = (uint32_t)(offset / STORE_EXTENT), last = (uint32_t)((offset + length - 1) / STORE_EXTENT);
+    uint64_t need = 0;
+    for (uint32_t i = first; i <= last; i++) {
+        const struct ext *t = ext_find(&s->index, sh, i);
+        need += !t || (t->place == PLACE_NONE && !t->counted);
+    }
+    int rc = need ? places_reserve(&s->places, need, e) : E_OK;
+    for (uint32_t i = first; i <= last && rc == E_OK && need; i++) {
+        struct ext *t = ext_get(&s->index, sh, i);
+        if (t->place == PLACE_NONE)
+            t->counted = true;
+    }
+    return rc;
+}
+
+struct append { struct store_op *op; struct shard *sh; struct store_version version; uint64_t offset; uint32_t length, crc;
+                uint8_t type; struct iobuf *data; size_t data_off; };
+
+static void append(struct store *s, const struct append *a)
+{
+    uint64_t at = a->offset, end = a->offset + a->length;
+    while (at < end) {
+        uint64_t border = (at / STORE_CHUNK + 1) * STORE_CHUNK;
+        uint32_t n = (uint32_t)((end < border ? end : border) - at);
+        struct rec *r = rec_new(a->sh, ext_get(&s->index, a->sh, (uint32_t)(at / STORE_EXTENT)), a->version, at, n, a->type);
+        r->flags = (at == a->offset ? FMT_FIRST : 0) | (at + n == end ? FMT_LAST : 0);
+        if (!rec_is_zero(r)) {
+            r->data = iobuf_ref(a->data);
+            r->data_off = a->data_off + (at - a->offset);
+            r->crc = n == a->length ? a->crc : crc32c(0, r->data->data + r->data_off, n);
+        }
+        if (r->flags & FMT_LAST)
+            r->op = a->op;
+        r->ext->pending++;
+        a->sh->pending++;
+        journal_append(&s->journal, r);
+        at += n;
+    }
+}
+
+/* The shard an operation names, if it may be used now. */
+static struct shard *usable(struct store *s, const struct store_shard_id *id, int *ret_status, struct err *e)
+{
+    char text[ID_LEN + 1];
+    struct shard *sh = shard_find(&s->index, id);
+    *ret_status = E_OK;
+    if (!sh || !sh->exists || sh->dropping)
+        *ret_status = err_set(e, E_NOTFOUND, SHARD_FMT ": not on this disk", SHARD_ARG(id, text));
+    return *ret_status == E_OK ? sh : NULL;
+}
+
+static int check_data(const struct store_shard_id *id, uint64_t offset, const struct iobuf *data, size_t data_off,
+                      uint32_t length, uint32_t crc, struct err *e)
+{
+    char text[ID_LEN + 1];
+    if (!data || data_off > data->cap || length > data->cap - data_off)
+        return err_set(e, E_INVAL, SHARD_FMT " offset %llu: less data than announced", SHARD_ARG(id, text),
+                       (unsigned long long)offset);
+    if (crc32c(0, data->data + data_off, length) != crc)
+        return err_set(e, E_CORRUPT, SHARD_FMT " offset %llu: data were damaged on their way here", SHARD_ARG(id, text),
+                       (unsigned long long)offset);
+    return E_OK;
+}
+
+static int check_write(const struct store_write *w, const struct shard *sh, struct err *e)
+{
+    char text[ID_LEN + 1];
+    if (w->version.epoch < sh->epoch)
+        return err_set(e, E_STALE, SHARD_FMT ": write of epoch %llu, installed is %llu", SHARD_ARG(&w->shard, text),
+                       (unsigned long long)w->version.epoch, (unsigned long long)sh->epoch);
+    if (w->version.epoch > sh->epoch || store_version_cmp(w->version, sh->last) <= 0)
+        return err_set(e, E_INVAL, SHARD_FMT ": write %llu.%llu is out of order, last is %llu.%llu, epoch %llu",
+                       SHARD_ARG(&w->shard, text), (unsigned long long)w->version.epoch, (unsigned long long)w->version.seq,
+                       (unsigned long long)sh->last.epoch, (unsigned long long)sh->last.seq, (unsigned long long)sh->epoch);
+    if (w->offset % 512 || w->length % 512 || w->length == 0 || w->length > STORE_WRITE_MAX || w->offset > sh->shard_bytes
+        || w->length > sh->shard_bytes - w->offset)
+        return err_set(e, E_INVAL, SHARD_FMT ": bad range %llu+%u", SHARD_ARG(&w->shard, text), (unsigned long long)w->offset,
+                       w->length);
+    return w->zero ? E_OK : check_data(&w->shard, w->offset, w->data, w->data_off, w->length, w->crc, e);
+}
+
+void store_write(struct store *s, struct store_write *w)
+{
+    struct err e;
+    int rc;
+    if (store_refuses(s, &w->op))
+        return;
+    struct shard *sh = usable(s, &w->shard, &rc, &e);
+    if (sh)
+        rc = check_write(w, sh, &e);
+    if (rc == E_OK && !w->zero)
+        rc = reserve(s, sh, w->offset, w->length, &e);
+    if (rc < 0) {
+        op_later(s, &w->op, rc, &e);
+        return;
+    }
+    if (w->commit_seq)
+        index_commit(&s->index, sh, (struct store_version){w->version.epoch, w->commit_seq});
+    sh->last = w->version;
+    sh->progress_dirty = true;
+    append(s, &(struct append){.op = &w->op, .sh = sh, .version = w->version, .offset = w->offset, .length = w->length,
+                               .crc = w->crc, .type = w->zero ? FMT_ZERO : FMT_WRITE, .data = w->data, .data_off = w->data_off});
+}
+
+void store_copy(struct store *s, struct store_copy *c)
+{
+    struct err e;
+    int rc;
+    char text[ID_LEN + 1];
+    if (store_refuses(s, &c->op))
+        return;
+    struct shard *sh = usable(s, &c->shard, &rc, &e);
+    if (sh && c->chunk >= (sh->shard_bytes + STORE_CHUNK - 1) / STORE_CHUNK)
+        rc = err_set(&e, E_INVAL, SHARD_FMT ": no chunk %llu", SHARD_ARG(&c->shard, text), (unsigned long long)c->chunk);
+    uint64_t offset = c->chunk * STORE_CHUNK;
+    if (rc == E_OK && !c->zero)
+        rc = check_data(&c->shard, offset, c->data, c->data_off, STORE_CHUNK, c->crc, &e);
+    if (rc == E_OK && !c->zero)
+        rc = reserve(s, sh, offset, STORE_CHUNK, &e);
+    if (rc < 0) {
+        op_later(s, &c->op, rc, &e);
+        return;
+    }
+    append(s, &(struct append){.op = &c->op, .sh = sh, .version = c->version, .offset = offset, .length = STORE_CHUNK,
+                               .crc = c->crc, .type = c->zero ? FMT_COPY_ZERO : FMT_COPY, .data = c->data, .data_off = c->data_off});
+}
+
+void store_commit_mark(struct store *s, const struct store_shard_id *id, struct store_version mark)
+{
+    struct shard *sh = shard_find(&s->index, id);
+    if (!sh || !sh->exists)
+        return;
+    index_commit(&s->index, sh, mark);
+    if (s->journal.stuck)
+        destage_kick(s);
+}
+
+/* ---- the journal's answers ---- */
+
+static void no_longer_pending(struct rec *r)
+{
+    assert(r->ext->pending > 0 && r->shard->pending > 0);
+    r->ext->pending--;
+    r->shard->pending--;
+    iobuf_unref(r->data);
+    r->data = NULL;
+}
+
+void write_durable(void *arg, struct rec *r)
+{
+    struct store *s = arg;
+    TAILQ_INSERT_TAIL(&s->parts, r, queue);
+    no_longer_pending(r);
+    if (!(r->flags & FMT_LAST))
+        return;
+    struct store_op *op = r->op;
+    struct shard *sh = r->shard;
+    while ((r = TAILQ_FIRST(&s->parts))) {
+        TAILQ_REMOVE(&s->parts, r, queue);
+        r->op = NULL;
+        index_insert(&s->index, r);
+    }
+    op->done(op, E_OK, NULL);
+    if (sh->dropping && sh->pending == 0)
+        fence_kick(s);
+    if (s->destage.wait_head || journal_used(&s->journal) > s->journal.ring_bytes / 4)
+        destage_kick(s);
+    if (s->closing)
+        store_close_check(s);
+}
+
+void write_fail_pending(struct store *s, int code, const struct err *e)
+{
+    struct rec *r;
+    while ((r = TAILQ_FIRST(&s->parts))) {
+        TAILQ_REMOVE(&s->parts, r, queue);
+        free(r); /* its batch is not trimmed any more: the store has failed or closes */
+    }
+    while ((r = journal_take_pending(&s->journal))) {
+        struct ext *t = r->ext;
+        no_longer_pending(r);
+        if (r->op)
+            op_later(s, r->op, code, e);
+        free(r);
+        ext_put(&s->index, t);
+    }
+}
+
+void write_failed(void *arg, int status)
+{
+    struct store *s = arg;
+    struct err e;
+    int code = err_sys(&e, -status, "write %s", s->journal.dev.path);
+    store_fail(s, code, &e);
+    write_fail_pending(s, code, &s->failure);
+    if (s->closing)
+        store_close_check(s);
+}
+
+/* One record that replay found. */
+int write_replay(void *arg, const struct journal_found *f, struct err *e)
+{
+    struct store *s = arg;
+    const struct fmt_record *d = &f->rec;
+    struct store_shard_id id = {.index = le32toh(d->shard)};
+    char text[ID_LEN + 1];
+    memcpy(id.volume.b, d->volume, 16);
+    uint64_t offset = le64toh(d->offset);
+    uint32_t length = le32toh(d->length);
+    struct shard *sh = shard_find(&s->index, &id);
+    if (sh && f->batch->pos < sh->floor_pos)
+        return E_OK; /* of a predecessor that was dropped */
+    if (!sh || !sh->exists)
+        return err_set(e, E_CORRUPT, "%s has a record of " SHARD_FMT ", which the metadata do not know", s->journal.dev.path,
+                       SHARD_ARG(&id, text));
+    uint64_t limit = (sh->shard_bytes + STORE_CHUNK - 1) / STORE_CHUNK * STORE_CHUNK;
+    if (offset > limit || length > limit - offset)
+        return err_set(e, E_CORRUPT, "%s: a record of " SHARD_FMT " lies outside it", s->journal.dev.path, SHARD_ARG(&id, text));
+    bool zero = d->type == FMT_ZERO || d->type == FMT_COPY_ZERO;
+    int rc = zero ? E_OK : reserve(s, sh, offset, length, e);
+    if (rc < 0)
+        return rc;
+    struct store_version v = {le64toh(d->epoch), le64toh(d->seq)};
+    struct rec *r = rec_new(sh, ext_get(&s->index, sh, (uint32_t)(offset / STORE_EXTENT)), v, offset, length, d->type);
+    r->crc = le32toh(d->crc);
+    r->file_off = f->file_off;
+    r->batch = f->batch;
+    r->batch->live++;
+    r->flags = d->flags;
+    index_commit(&s->index, sh, (struct store_version){le64toh(d->commit_epoch), le64toh(d->commit_seq)});
+    if (!rec_is_copy(r) && store_version_cmp(v, sh->last) > 0)
+        sh->last = v;
+    index_insert(&s->index, r);
+    return E_OK;
+}
+
+/* ---- shard state and owner change ---- */
+
+void store_shard_info(const struct store *s, const struct store_shard_id *id, struct store_shard_info *ret)
+{
+    const struct shard *sh = shard_find(&s->index, id);
+    *ret = (struct store_shard_info){.exists = false};
+    if (!sh)
+        return;
+    *ret = (struct store_shard_info){.exists = sh->exists && !sh->dropping, .epoch = sh->epoch, .shard_bytes = sh->shard_bytes,
+                                     .last = sh->last, .commit = sh->commit};
+}
+
+size_t store_tail(const struct store *s, const struct store_shard_id *id, struct store_tail_rec **ret)
+{
+    const struct shard *sh = shard_find(&s->index, id);
+    const struct rec *r;
+    size_t n = 0, i = 0;
+    *ret = NULL;
+    if (!sh || !sh->exists)
+        return 0;
+    TAILQ_FOREACH (r, &sh->tail, by_shard)
+        n++;
+    *ret = xmalloc(n * sizeof **ret);
+    TAILQ_FOREACH (r, &sh->tail, by_shard)
+        (*ret)[i++] = (struct store_tail_rec){.version = r->version, .offset = r->offset, .length = r->length,
+                                              .zero = rec_is_zero(r)};
+    return n;
+}
+
+void store_versions(struct store *s, struct store_versions *v)
+{
+    struct err e;
+    int rc;
+    if (store_refuses(s, &v->op))
+        return;
+    struct shard *sh = usable(s, &v->shard, &rc, &e);
+    for (uint32_t i = 0; sh && i < v->count; i++)
+        v->ret[i] = index_version(&s->index, sh, v->first_chunk + i);
+    op_later(s, &v->op, rc, &e);
+}
