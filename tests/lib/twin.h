@@ -16,6 +16,7 @@
 
 struct twin {
     uv_loop_t loop;
+    uv_timer_t keep; /* a link alone does not keep a loop alive */
     struct daemon d;
     struct ops *ops;
     char node[3][ID_LEN + 1], disk[3][ID_LEN + 1];
@@ -41,11 +42,15 @@ static inline void twin_commit(struct twin *w, struct cdb_txn *t)
 
 static void twin_changed(struct cdb_link *l, void *arg) {}
 
+static void twin_never(uv_timer_t *t) {}
+
 /* Three nodes n1..n3, up, 8 GiB and one disk each; this process is n1. */
 static inline void twin_open(struct twin *w)
 {
     memset(w, 0, sizeof *w);
     uv_loop_init(&w->loop);
+    uv_timer_init(&w->loop, &w->keep);
+    uv_timer_start(&w->keep, twin_never, 3600000, 3600000);
     w->d.loop = &w->loop;
     w->d.member = true;
     w->d.conf.node_name = "n1";
@@ -92,6 +97,7 @@ static inline void twin_close(struct twin *w)
     int left = 0;
     ops_close(w->ops);
     cdb_link_close(w->d.link);
+    uv_close((uv_handle_t *)&w->keep, NULL);
     uv_run(&w->loop, UV_RUN_DEFAULT);
     cdb_close(w->d.db);
     uv_walk(&w->loop, twin_walk, &left);

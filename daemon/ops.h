@@ -1,0 +1,160 @@
+/* The operations that users ask for, as validated, conditional transactions on the cluster database. REST (and nothing
+ * else so far) calls them; they know no HTTP and no JSON.
+ *
+ * Every operation: checks the request against the current view and returns an error at once if it must be refused;
+ * otherwise commits a transaction whose preconditions repeat those checks, and calls `done` later, exactly once, never
+ * inside the call. A conflict (somebody else was faster) checks again on the newer view and retries; without quorum the
+ * operation gives up after 20 s with E_UNAVAIL. E_UNKNOWN (connection lost after sending) is resolved by looking whether
+ * it happened, where that can be told.
+ *
+ * Ownership: a spec and its texts belong to the caller and must stay until `done` (or ops_close(), which calls nobody).
+ * Error texts: "what is wrong[\nwhat to do about it]". Main loop's thread. */
+#ifndef COHORT_DAEMON_OPS_H
+#define COHORT_DAEMON_OPS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+#include "base/err.h"
+#include "base/id.h"
+#include "cluster/cdb.h"
+
+struct ops;
+struct daemon;
+
+/* `id`: of the row that was made or changed; valid during the call. */
+typedef void op_done(void *arg, int status, const struct err *e, const char *id);
+
+struct ops *ops_open(struct daemon *d); /* uses d->loop, d->link and d->node_id, the latter two once they are set */
+void ops_close(struct ops *o);          /* NULL is fine; memory goes when the loop has run */
+
+/* The view to read from; NULL and E_UNAVAIL while this node is in no cluster or has not reached the database. */
+const struct cdb_view *ops_view(const struct ops *o, struct err *e);
+/* By name, then by id; NULL and E_NOTFOUND "no volume \"x\"". `what`: the word for people. */
+const void *ops_find(const struct cdb_view *v, enum cdb_table t, const char *what, const char *name_or_id, struct err *e);
+/* Name of row `id` for people: the name, or the id if the row is gone; "" stays "". */
+const char *ops_name(const struct cdb_view *v, enum cdb_table t, const char *id);
+
+/* ---- volumes ---- */
+
+#define VOLUME_MIN_BYTES (INT64_C(1) << 20)
+#define VOLUME_MAX_BYTES (INT64_C(4) << 40)
+
+struct volume_spec {
+    const char *name;
+    int64_t size_bytes;
+    int64_t replicas;    /* 0: as many as there are nodes with disks, at most 3 */
+    int64_t shard_bytes; /* 0: smallest power of two >= 1 GiB that makes at most 64 shards */
+    const char *purpose; /* disk|image */
+};
+MUST_CHECK int op_volume_create(struct ops *o, const struct volume_spec *s, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_volume_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+
+enum volume_health { VOLUME_HEALTHY, VOLUME_DEGRADED, VOLUME_RESYNCING, VOLUME_PARKED };
+const char *volume_health_name(enum volume_health h);
+/* From the shards' in-sync sets against the wanted number of copies and the minimum (2 of 3, 1 of 2, 1 of 1).
+ * `why` (at least 160 bytes) gets a sentence for people, "" when healthy. */
+enum volume_health ops_volume_health(const struct cdb_view *v, const struct cdb_volume *vol, char *why);
+int ops_min_in_sync(int64_t replicas);
+int64_t ops_shard_bytes(int64_t size_bytes);
+const struct cdb_machine *ops_volume_user(const struct cdb_view *v, const char *volume_id, int *ret_slot);
+
+/* ---- images ---- */
+
+#define IMAGE_FILES_MAX 4
+struct image_file_spec { const char *name; int64_t size_bytes; const char *sha256; /* NULL: not checked */ };
+struct image_spec {
+    const char *name, *kind; /* kernel: files kernel, initrd, cmdline (optional); disk: file disk */
+    int n_files;
+    struct image_file_spec files[IMAGE_FILES_MAX];
+};
+/* The volume is owned by this node until the image is sealed. */
+MUST_CHECK int op_image_create(struct ops *o, const struct image_spec *s, op_done *done, void *arg, struct err *e);
+/* Records the checksum of a file that is in the volume; the last one seals the volume and makes the image ready. */
+MUST_CHECK int op_image_file_done(struct ops *o, const char *image_id, const char *file, const char *sha256, op_done *done, void *arg, struct err *e);
+/* Progress for people; failures of it do not matter. *ret_cancel: the task was asked to stop. */
+void op_image_progress(struct ops *o, const char *image_id, int64_t done_bytes, bool *ret_cancel);
+MUST_CHECK int op_image_fail(struct ops *o, const char *image_id, const char *why, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_image_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+/* Parses Image.files' "offset,length,sha256"; false if it is damaged. `ret_sha256` at least 65 bytes, "" while the file is
+ * not there: then the last part is empty or "?" and the checksum that is expected (image_file_expected). */
+bool image_file_parse(const char *text, int64_t *ret_offset, int64_t *ret_length, char *ret_sha256);
+const char *image_file_expected(const char *text); /* NULL if none */
+
+/* ---- machines ---- */
+
+#define VM_DISKS_MAX 8
+#define VM_NETWORKS_MAX 4
+struct vm_disk_spec { const char *volume; int64_t size_bytes, replicas; }; /* an existing volume, or a new one of that size */
+struct vm_spec {
+    const char *name, *type, *accel, *image, *cmdline, *ha_policy, *affinity; /* image "" = boot from the first disk */
+    int64_t vcpus, memory_bytes, priority;
+    int n_disks, n_networks;
+    struct vm_disk_spec disks[VM_DISKS_MAX];
+    const char *networks[VM_NETWORKS_MAX];
+};
+MUST_CHECK int op_vm_create(struct ops *o, const struct vm_spec *s, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_vm_delete(struct ops *o, const char *name, bool with_disks, op_done *done, void *arg, struct err *e);
+/* `to` NULL: placed by free memory. */
+MUST_CHECK int op_vm_start(struct ops *o, const char *name, const char *to, op_done *done, void *arg, struct err *e);
+/* Asks the guest to power down; the host clears Machine.host when it is down. */
+MUST_CHECK int op_vm_stop(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+/* As stop, and ends this life of the guest (generation + 1): the host kills a process of an older generation at once. */
+MUST_CHECK int op_vm_kill(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_vm_migrate(struct ops *o, const char *name, const char *to, op_done *done, void *arg, struct err *e);
+/* Where a machine would start now. E_NOSPC with the reason per node if nowhere. */
+MUST_CHECK int ops_vm_place(const struct cdb_view *v, const struct cdb_machine *m, const struct cdb_node **ret_node, struct err *e);
+int64_t ops_node_memory_used(const struct cdb_view *v, const char *node_id);
+
+/* ---- networks ---- */
+
+struct network_spec {
+    const char *name, *cidr, *gateway; /* gateway "" = first host address */
+    int64_t mtu;                       /* 0 = underlay minus tunnel */
+    int n_dns;
+    const char *dns[4];
+};
+MUST_CHECK int op_network_create(struct ops *o, const struct network_spec *s, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_network_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+/* A port that no machine has: for something outside that takes part in a guest network. Found by its name afterwards
+ * (`done` gets no useful id: a port's is made of its network's and its address). */
+struct port_spec { const char *name, *network; };
+MUST_CHECK int op_port_create(struct ops *o, const struct port_spec *s, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_port_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+/* Parses "a.b.c.d/len" (/8../29, host bits zero). Addresses in host byte order. */
+MUST_CHECK int net_parse_cidr(const char *cidr, uint32_t *ret_net, int *ret_len, struct err *e);
+bool net_parse_ip(const char *text, uint32_t *ret_ip);
+/* First address of the network nobody has: not the network's, broadcast or gateway's own. E_NOSPC when full. */
+MUST_CHECK int net_pick_ip(const struct cdb_view *v, const struct cdb_network *n, const char *const *taken, int n_taken,
+                           char ret_ip[16], struct err *e);
+
+/* ---- nodes, tasks, tokens ---- */
+
+/* Takes a node without guests and without a sole in-sync copy out of the cluster: rows of node and disks go. */
+MUST_CHECK int op_node_remove(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_task_cancel(struct ops *o, const char *id, op_done *done, void *arg, struct err *e);
+
+struct token_spec {
+    const char *name, *role; /* admin|operator|viewer|join */
+    const char *hash;        /* sha256 of the secret, hex */
+    int64_t expires_ms;      /* wall clock, 0 = never */
+    const char *creator;
+};
+MUST_CHECK int op_token_create(struct ops *o, const struct token_spec *s, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_token_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+
+struct join_disk { const char *name, *fast, *capacity; int64_t size_bytes; };
+struct join_spec {
+    const char *token_hash;
+    const char *node_id, *name, *address, *accel, *accel_reason, *version;
+    int64_t control_port, storage_port, migrate_port, api_port, cpus, memory_bytes;
+    bool voter;
+    int n_disks;
+    struct join_disk disks[16];
+};
+/* Would op_node_join be refused on this view? */
+MUST_CHECK int ops_join_check(const struct cdb_view *v, const struct join_spec *s, struct err *e);
+/* Uses up the join token and inserts the node and its disks, all in one transaction. */
+MUST_CHECK int op_node_join(struct ops *o, const struct join_spec *s, op_done *done, void *arg, struct err *e);
+
+#endif

@@ -1,0 +1,12 @@
+# cmake -DOUT=x.c -DFILES=a;b -P embed.cmake: the files as C arrays web_<name>[] and web_<name>_len.
+file(WRITE ${OUT}.tmp "#include <stddef.h>\n#include \"daemon/web/web.h\"\n")
+foreach(f ${FILES})
+  get_filename_component(n ${f} NAME)
+  string(MAKE_C_IDENTIFIER ${n} id)
+  file(READ ${f} hex HEX)
+  string(LENGTH "${hex}" len)
+  math(EXPR len "${len} / 2")
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," hex "${hex}")
+  file(APPEND ${OUT}.tmp "const unsigned char web_${id}[] = {${hex}0};\nconst size_t web_${id}_len = ${len};\n")
+endforeach()
+file(RENAME ${OUT}.tmp ${OUT})
