@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include "base/buf.h"
 #include "base/file.h"
+#include "compute/hostcheck/hostcheck.h"
 #include "tests/lib/guest_run.h"
 
 #define LONG_MS 60000 /* the machine may be very busy */
@@ -279,6 +280,75 @@ static void test_failures(void **state)
     machines_close(ms);
 }
 
+struct want_text {
+    char path[160];
+    const char *text;
+};
+static bool on_serial(void *arg)
+{
+    struct want_text *w = arg;
+    char *text;
+    if (file_read(w->path, 8 << 20, &text, NULL, NULL) != E_OK)
+        return false;
+    bool there = strstr(text, w->text) != NULL;
+    free(text);
+    return there;
+}
+
+/* Linux reaches its first process on both machine types, with disk and NIC, however busy this host is. */
+static void test_linux(void **state)
+{
+    struct rig *r = *state;
+    char kernel[MACHINE_PATH_MAX], initrd[MACHINE_PATH_MAX];
+    snprintf(kernel, sizeof kernel, "%s/kernel", TEST_LINUX);
+    snprintf(initrd, sizeof initrd, "%s/initrd", TEST_LINUX);
+    if (access(kernel, R_OK) != 0 || access(initrd, R_OK) != 0) {
+        printf("skipped: no Linux guest in %s (deploy/image-debian makes it)\n", TEST_LINUX);
+        skip();
+    }
+    for (int i = 0; i < 2; i++) {
+        struct machine_spec s;
+        rig_spec(&s, i ? MACHINE_MICROVM : MACHINE_Q35, MACHINE_TCG);
+        s.memory_bytes = 192 << 20;
+        s.vcpus = 2;
+        strcpy(s.kernel, kernel);
+        strcpy(s.initrd, initrd);
+        strcpy(s.cmdline, "console=ttyS0");
+        s.n_disks = s.n_nics = 1;
+        snprintf(s.disks[0].socket, sizeof s.disks[0].socket, "%s/d%d.sock", r->dir, i);
+        s.nics[0] = (struct machine_nic){.tap = "ct00c0ffee", .mac = "02:00:00:c0:ff:ee", .mtu = 1442};
+        pid_t disk = rig_disk(r, s.disks[0].socket, 1 << 20);
+        struct machine *m = start(r, &s);
+        struct want_text w = {.text = "virtio_blk virtio"}; /* its driver found the disk */
+        snprintf(w.path, sizeof w.path, "%s/vm/%s/serial.log", r->dir, s.id);
+        assert_true(rig_until(r->loop, on_serial, &w, LONG_MS));
+        machine_kill(m);
+        assert_true(rig_until_state(m, MACHINE_ENDED, LONG_MS));
+        machine_free(m);
+        rig_disk_end(disk);
+    }
+}
+
+/* A guest that insists on kvm gets it, with the processor model that the host check found fit. */
+static void test_kvm(void **state)
+{
+    struct rig *r = *state;
+    struct machine_spec s;
+    struct hostcheck h;
+    hostcheck_run(NULL, &h);
+    if (h.kvm != HOSTCHECK_KVM_EMULATED && h.kvm != HOSTCHECK_KVM_NATIVE) {
+        printf("skipped: %s\n", h.reason);
+        skip();
+    }
+    rig_spec(&s, MACHINE_MICROVM, MACHINE_KVM);
+    strcpy(s.cpu, h.kvm_cpu);
+    struct machine *m = start(r, &s);
+    assert_true(rig_until_state(m, MACHINE_RUNNING, LONG_MS));
+    struct want_text w = {.text = "hello"};
+    snprintf(w.path, sizeof w.path, "%s/vm/%s/serial.log", r->dir, s.id);
+    assert_true(rig_until(r->loop, on_serial, &w, LONG_MS));
+}
+
 int main(void)
 {
     rig_require();
@@ -291,6 +361,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_frozen, setup, teardown),
         cmocka_unit_test_setup_teardown(test_guard_killed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_linux, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_kvm, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

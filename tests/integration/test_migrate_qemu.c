@@ -218,7 +218,7 @@ static bool connected(void *arg)
     return rpc_peer_connected(w->n[0].peer) && rpc_peer_connected(w->n[1].peer);
 }
 
-static struct world *world_open(bool with_disk)
+static struct world *world_open_type(bool with_disk, enum machine_type type)
 {
     struct world *w = xcalloc(1, sizeof *w);
     w->with_disk = with_disk;
@@ -238,7 +238,7 @@ static struct world *world_open(bool with_disk)
     }
     struct node *n = &w->n[0];
     struct err e;
-    rig_spec(&n->spec, MACHINE_Q35, MACHINE_TCG);
+    rig_spec(&n->spec, type, MACHINE_TCG);
     if (with_disk) {
         n->spec.n_disks = 1;
         strcpy(n->spec.disks[0].socket, w->disk_socket[0]);
@@ -251,6 +251,8 @@ static struct world *world_open(bool with_disk)
     w->db.generation = n->spec.generation;
     return w;
 }
+
+static struct world *world_open(bool with_disk) { return world_open_type(with_disk, MACHINE_Q35); }
 
 static void world_close(struct world *w)
 {
@@ -325,6 +327,19 @@ static void test_back_and_forth(void **state)
         both_see(w);
         lives_at(w, !(i % 2));
         assert_int_equal(w->n[!(i % 2)].spec.generation, i + 2);
+    }
+    world_close(w);
+}
+
+static void test_microvm(void **state)
+{
+    struct world *w = world_open_type(true, MACHINE_MICROVM);
+    struct migrate_options o = {0};
+    for (int i = 0; i < 2; i++) {
+        begin(w, i, &o);
+        expect(w, MIGRATE_DONE);
+        both_see(w);
+        lives_at(w, !i);
     }
     world_close(w);
 }
@@ -451,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_back_and_forth), cmocka_unit_test(test_destination_dies), cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_source_dies),    cmocka_unit_test(test_commit_unknown),   cmocka_unit_test(test_commit_refused),
         cmocka_unit_test(test_taken_away),     cmocka_unit_test(test_writes_too_fast),
+        cmocka_unit_test(test_microvm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
