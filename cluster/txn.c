@@ -131,11 +131,11 @@ static int check_require(const struct txn_op *op, const struct cdb_view *v, stru
     return err_set(e, E_CONFLICT, "%s %s: %s has changed", tb, op->id, c->name);
 }
 
-static int apply_op(const struct txn_op *op, struct view_edit *edit, struct err *e)
+static int apply_op(const struct txn_op *op, const struct cdb_view *before, struct view_edit *edit, struct err *e)
 {
     const void *row = view_edit_get(edit, op->table, op->id);
     if (op->kind == TXN_INSERT) {
-        if (row)
+        if (row || cdb_get(before, op->table, op->id)) /* OVSDB refuses to reuse an id that the same transaction deleted */
             return err_set(e, E_CONFLICT, "%s %s exists", cdb_tables[op->table].name, op->id);
         view_edit_put(edit, op->table, row_new(op->table, op->id));
         return 0;
@@ -147,8 +147,6 @@ static int apply_op(const struct txn_op *op, struct view_edit *edit, struct err 
         return 0;
     }
     const struct cdb_column *c = row_column(op->table, op->col);
-    if (!cell_valid(c->type, &op->v.u))
-        return err_set(e, E_INVAL, "%s %s: %s is not UTF-8 text", cdb_tables[op->table].name, op->id, c->name);
     if (cell_equal(c->type, row_cell_const(row, c), &op->v.u))
         return 0;
     void *next = row_clone(row);
@@ -213,8 +211,24 @@ static void unique_row(enum cdb_table t, const void *row, void *arg)
     }
 }
 
+int txn_check_values(const struct cdb_txn *t, struct err *e)
+{
+    for (size_t i = 0; i < t->n; i++) {
+        const struct txn_op *op = &t->ops[i];
+        if (!text_is_utf8(op->id))
+            return err_set(e, E_INVAL, "%s: an id is not UTF-8 text", cdb_tables[op->table].name);
+        if ((op->kind == TXN_SET || op->kind == TXN_REQUIRE) && !cell_valid(op->v.type, &op->v.u))
+            return err_set(e, E_INVAL, "%s %s: %s is not UTF-8 text", cdb_tables[op->table].name, op->id,
+                           row_column(op->table, op->col)->name);
+    }
+    return 0;
+}
+
 int txn_apply(const struct cdb_txn *t, const struct cdb_view *v, struct view_edit *edit, struct err *e)
 {
+    int bad = txn_check_values(t, e);
+    if (bad)
+        return bad;
     for (size_t i = 0; i < t->n; i++)
         if (t->ops[i].kind >= TXN_REQUIRE) {
             int r = check_require(&t->ops[i], v, e);
@@ -223,9 +237,7 @@ int txn_apply(const struct cdb_txn *t, const struct cdb_view *v, struct view_edi
         }
     for (size_t i = 0; i < t->n; i++)
         if (t->ops[i].kind < TXN_REQUIRE) {
-            if (!text_is_utf8(t->ops[i].id))
-                return err_set(e, E_INVAL, "an id is not UTF-8 text");
-            int r = apply_op(&t->ops[i], edit, e);
+            int r = apply_op(&t->ops[i], v, edit, e);
             if (r)
                 return r;
         }

@@ -1,8 +1,8 @@
 /* Transactions as recorded lists of operations. Private to cluster/; building them is in cdb.h.
  *
  * A transaction is evaluated by txn_apply() against one view: all preconditions look at the view as it is before, then
- * the changes are made in their order. The twin commits the result; the OVSDB client uses the same function as an early
- * check and leaves the decision to the server.
+ * the changes are made in their order. That is what the twin does; with OVSDB the server does the same by the operations
+ * of ovsdb_json.c.
  */
 #ifndef COHORT_CLUSTER_TXN_H
 #define COHORT_CLUSTER_TXN_H
@@ -46,6 +46,7 @@ struct cdb_txn {
 TAILQ_HEAD(txn_list, cdb_txn);
 
 void txn_destroy(struct cdb_txn *t); /* in any state that nobody refers to any more; NULL is fine */
+MUST_CHECK int txn_check_values(const struct cdb_txn *t, struct err *e); /* E_INVAL: a text is not UTF-8 */
 /* E_INVAL: a text is not UTF-8. E_CONFLICT: a precondition or a unique column. On failure `edit` is in an undefined
  * state and must be aborted. */
 MUST_CHECK int txn_apply(const struct cdb_txn *t, const struct cdb_view *v, struct view_edit *edit, struct err *e);

@@ -38,8 +38,13 @@ endforeach()
 add_library(openvswitch INTERFACE)
 target_include_directories(openvswitch SYSTEM INTERFACE ${COHORT_OVS_DIR} ${COHORT_OVS_DIR}/lib ${COHORT_OVS_DIR}/include)
 target_compile_definitions(openvswitch INTERFACE HAVE_CONFIG_H ${ovs_definitions})
-target_link_libraries(openvswitch INTERFACE ${ovs_archives}
-  OpenSSL::SSL OpenSSL::Crypto cap-ng atomic m Threads::Threads)
+# As an imported target, so that CMake knows that libssl must come behind it on every link line.
+list(GET ovs_archives 0 ovs_main)
+list(GET ovs_archives 1 ovs_avx512)
+add_library(ovs_archive STATIC IMPORTED)
+set_target_properties(ovs_archive PROPERTIES IMPORTED_LOCATION ${ovs_main}
+  INTERFACE_LINK_LIBRARIES "${ovs_avx512};OpenSSL::SSL;OpenSSL::Crypto;cap-ng;atomic;m;Threads::Threads")
+target_link_libraries(openvswitch INTERFACE ovs_archive)
 set(OVSDB_IDLC ${COHORT_OVS_DIR}/ovsdb/ovsdb-idlc CACHE FILEPATH "IDL compiler")
 
 # cohort_proto(target a.proto …): protobuf-c sources into the target.

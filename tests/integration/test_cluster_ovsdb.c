@@ -1,0 +1,568 @@
+/* The cluster database for real: three nodes on 127.77.0.x, each with its own ovsdb-server (RAFT over ssl:), made by
+ * member_init() and joined by member_join_*(). Clients on several threads count with preconditions while servers are
+ * killed (-9), restarted, and lose their quorum.
+ *
+ * The invariant: the counter equals the number of transactions reported as successful, and every one of them left its
+ * Event row: nothing lost, nothing done twice. */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/metric.h"
+#include "cluster/cdb.h"
+#include "cluster/dbserver.h"
+#include "cluster/member_priv.h"
+#include "cluster/pki.h"
+
+#define NODES 3
+#define COUNTER "11111111-2222-4333-8444-555555555555"
+
+static struct node {
+    char dir[256], run[300], address[16], name[8];
+    struct member_conf conf;
+    struct db_conf db;
+    struct member_db_paths paths;
+    struct member_id id;
+} nodes[NODES];
+static char top[200];
+
+static void cleanup(void)
+{
+    for (int i = 0; i < NODES; i++)
+        (void)!dbserver_kill(&nodes[i].db, NULL);
+    char cmd[256];
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", top);
+    if (top[0] && !getenv("COHORT_KEEP"))
+        (void)!system(cmd);
+}
+
+#define CHECK(cond)                                                                 \
+    do {                                                                            \
+        if (!(cond)) {                                                              \
+            fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #cond);      \
+            exit(1);                                                               \
+        }                                                                           \
+    } while (0)
+#define OK(call)                                                                    \
+    do {                                                                            \
+        struct err e_ = {0};                                                        \
+        struct err *e = &e_;                                                        \
+        if ((call)) {                                                               \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, e_.msg);             \
+            exit(1);                                                               \
+        }                                                                           \
+    } while (0)
+
+static void on_alarm(int sig)
+{
+    (void)!write(2, "time is up\n", 11);
+    _exit(1);
+}
+
+static void say(const char *what)
+{
+    static uint64_t begin;
+    if (!begin)
+        begin = clock_boot_ms();
+    printf("%6.2f s  %s\n", (double)(clock_boot_ms() - begin) / 1000, what);
+    fflush(stdout);
+}
+
+static void pause_ms(int ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL); }
+
+/* ---- nodes ---- */
+
+static void node_setup(int i)
+{
+    struct node *n = &nodes[i];
+    snprintf(n->dir, sizeof n->dir, "%s/n%d", top, i + 1);
+    snprintf(n->run, sizeof n->run, "%s/run", n->dir);
+    snprintf(n->address, sizeof n->address, "127.77.0.%d", i + 1);
+    snprintf(n->name, sizeof n->name, "n%d", i + 1);
+    static const struct member_disk disk = {"disk0", "/fast", "/capacity", 1 << 30};
+    n->conf = (struct member_conf){.state_dir = n->dir, .run_dir = n->run, .node_name = n->name, .address = n->address,
+        .control_port = 7700, .storage_port = 7701, .migrate_port = 7702, .api_port = 7443,
+        .db_client_port = 26641, .db_raft_port = {26645, 26643, 26644}, .db_listen_address_only = true,
+        .election_ms = 500, .cpus = 2, .memory_bytes = 1 << 30, .accel = "tcg", .accel_reason = "", .version = "test",
+        .n_disks = 1, .disks = &disk};
+    member_db_conf(&n->conf, &n->db, &n->paths);
+}
+
+static void kill_server(int i) { OK(dbserver_kill(&nodes[i].db, e)); }
+static void start_server(int i) { OK(member_run_server(&nodes[i].db, NULL, NULL, e)); }
+
+static int leader(void)
+{
+    struct db_status s;
+    for (int i = 0; i < NODES; i++)
+        if (!dbserver_status(&nodes[i].db, DB_COHORT, &s, NULL) && !strcmp(s.role, "leader"))
+            return i;
+    return -1;
+}
+
+/* ---- a client on its own thread ---- */
+
+struct client {
+    struct cdb *db;
+    pthread_t thread;
+    uv_loop_t loop;
+    uv_timer_t timer;
+    struct cdb_link *link;
+    char event_id[ID_LEN + 1];
+    bool busy, begun;
+    atomic_bool stop, connected, leader;
+    atomic_int ok, conflicts, unknown, other;
+    int64_t last_seen;
+};
+
+static void count_one(struct client *c);
+
+static void counted(void *arg, int status, const struct err *e)
+{
+    struct client *c = arg;
+    c->busy = false;
+    if (status == 0) {
+        c->ok++;
+        /* The view includes what we did. */
+        CHECK(cdb_event_get(cdb_link_view(c->link), c->event_id));
+    } else if (status == E_CONFLICT) {
+        c->conflicts++;
+    } else if (status == E_UNKNOWN) {
+        c->unknown++;
+    } else {
+        fprintf(stderr, "status %d: %s\n", status, e->msg);
+        c->other++;
+    }
+    count_one(c);
+}
+
+static void count_one(struct client *c)
+{
+    const struct cdb_view *v = cdb_link_view(c->link);
+    const struct cdb_volume *vol = v ? cdb_volume_get(v, COUNTER) : NULL;
+    if (c->busy || !vol)
+        return;
+    if (c->stop) {
+        if (!uv_is_closing((uv_handle_t *)&c->timer))
+            uv_close((uv_handle_t *)&c->timer, NULL);
+        return;
+    }
+    CHECK(vol->epoch >= c->last_seen); /* views do not go back */
+    c->last_seen = vol->epoch;
+    id_new(c->event_id);
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_require_int(t, CDB_T_VOLUME, COUNTER, CDB_VOLUME_epoch, vol->epoch);
+    cdb_txn_set_int(t, CDB_T_VOLUME, COUNTER, CDB_VOLUME_epoch, vol->epoch + 1);
+    cdb_txn_insert(t, CDB_T_EVENT, c->event_id);
+    cdb_txn_set_int(t, CDB_T_EVENT, c->event_id, CDB_EVENT_time_ms, vol->epoch + 1);
+    c->busy = true;
+    cdb_txn_commit(c->link, t, "count", counted, c);
+}
+
+static void client_changed(struct cdb_link *l, void *arg)
+{
+    struct client *c = arg;
+    c->connected = cdb_link_connected(l);
+    c->leader = cdb_link_local_leader(l);
+    count_one(c);
+}
+
+static void client_tick(uv_timer_t *t) { count_one(t->data); }
+
+static void *client_main(void *arg)
+{
+    struct client *c = arg;
+    uv_loop_init(&c->loop);
+    uv_timer_init(&c->loop, &c->timer);
+    c->timer.data = c;
+    uv_timer_start(&c->timer, client_tick, 50, 50); /* keeps the loop alive, notices `stop` */
+    c->link = cdb_link_open(c->db, &c->loop, client_changed, c);
+    uv_run(&c->loop, UV_RUN_DEFAULT);
+    cdb_link_close(c->link);
+    uv_run(&c->loop, UV_RUN_DEFAULT);
+    CHECK(uv_loop_close(&c->loop) == 0);
+    return NULL;
+}
+
+/* One transaction from a loop of our own, waited for. */
+struct once { struct cdb_txn *t; bool done; int status; struct err err; };
+static void once_done(void *arg, int status, const struct err *e)
+{
+    struct once *o = arg;
+    o->done = true;
+    o->status = status;
+    o->err = *e;
+}
+
+static const struct cdb_view *view_of(struct cdb_link *l, uv_loop_t *loop)
+{
+    while (!cdb_link_view(l))
+        uv_run(loop, UV_RUN_ONCE);
+    return cdb_link_view(l);
+}
+
+static int commit(uv_loop_t *loop, struct cdb_link *l, struct cdb_txn *t, struct err *e)
+{
+    struct once o = {0};
+    cdb_txn_commit(l, t, "once", once_done, &o);
+    while (!o.done)
+        uv_run(loop, UV_RUN_ONCE);
+    if (e)
+        *e = o.err;
+    return o.status;
+}
+
+static void never(uv_timer_t *t) { }
+
+/* ---- the parts ---- */
+
+static void make_cluster(void)
+{
+    char secret[2 * TOKEN_SECRET_BYTES + 1], *ca = NULL, *key = NULL, fingerprint[PKI_HEX_SHA256 + 1];
+    OK(member_init(&nodes[0].conf, "test", &nodes[0].id, secret, e));
+    struct member_id again;
+    struct err err;
+    CHECK(member_init(&nodes[0].conf, "test", &again, secret, &err) == E_EXISTS);
+    OK(member_load(nodes[0].conf.state_dir, &again, e));
+    CHECK(!strcmp(again.node_id, nodes[0].id.node_id));
+    say("first node made");
+
+    char sock[400];
+    snprintf(sock, sizeof sock, "unix:%s/db.sock", nodes[0].run);
+    struct cdb *db;
+    OK(cdb_open(&(struct cdb_conf){.remotes = sock, .client = nodes[0].id.node_id}, &db, e));
+    uv_loop_t loop;
+    uv_timer_t keep;
+    uv_loop_init(&loop);
+    uv_timer_init(&loop, &keep);
+    uv_timer_start(&keep, never, 1000000, 1000000);
+    struct cdb_link *l = cdb_link_open(db, &loop, NULL, NULL);
+    const struct cdb_cluster *cl = cdb_cluster_get(view_of(l, &loop), "cluster");
+    CHECK(cl && !strcmp(cl->name, "test") && cl->lease_ms == 5000);
+    CHECK(cdb_node_count(cdb_link_view(l)) == 1 && cdb_disk_count(cdb_link_view(l)) == 1);
+    char hash[PKI_HEX_SHA256 + 1];
+    pki_sha256_hex(secret, hash);
+    CHECK(!strcmp(cdb_token_at(cdb_link_view(l), 0)->hash, hash));
+    ca = strdup(cl->ca_cert);
+    key = strdup(cl->ca_key);
+    OK(pki_fingerprint(ca, fingerprint, e));
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_insert(t, CDB_T_VOLUME, COUNTER);
+    cdb_txn_set_str(t, CDB_T_VOLUME, COUNTER, CDB_VOLUME_name, "counter");
+    OK(commit(&loop, l, t, e));
+
+    for (int i = 1; i < NODES; i++) {
+        struct member_request q;
+        OK(member_join_prepare(&nodes[i].conf, &q, e));
+        char *cert;
+        OK(pki_issue(ca, key, q.csr_pem, q.node_id, PKI_NODE_DAYS, &cert, e));
+        const char *voters[] = {nodes[0].address};
+        struct member_answer a = {ca, cert, nodes[0].id.cluster_uuid, true, 1, voters};
+        CHECK(member_join_accept(&nodes[i].conf, nodes[0].id.node_id, fingerprint, &a, &nodes[i].id, &err) == E_AUTH);
+        OK(member_join_accept(&nodes[i].conf, q.node_id, fingerprint, &a, &nodes[i].id, e));
+        free(cert);
+        member_request_free(&q);
+        say("a node joined");
+    }
+    cdb_link_close(l);
+    uv_close((uv_handle_t *)&keep, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    cdb_close(db);
+    uv_loop_close(&loop);
+    free(ca);
+    free(key);
+}
+
+/* Server-side refusals, as the twin has them. */
+static void semantics(struct cdb *db)
+{
+    uv_loop_t loop;
+    uv_timer_t keep;
+    uv_loop_init(&loop);
+    uv_timer_init(&loop, &keep);
+    uv_timer_start(&keep, never, 1000000, 1000000);
+    struct cdb_link *l = cdb_link_open(db, &loop, NULL, NULL);
+    view_of(l, &loop);
+    struct err why;
+    struct cdb_imap m = {2, (char *[]){"d1", "d2"}, (int64_t[]){1, 2}}, m2 = {2, (char *[]){"d2", "d3"}, (int64_t[]){5, 3}};
+    struct cdb_smap sm = {1, (char *[]){"k"}, (char *[]){"v\"\\ü"}}, sm2 = {1, (char *[]){"k2"}, (char *[]){"v"}};
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_insert(t, CDB_T_SHARD, "v/0");
+    cdb_txn_set_imap(t, CDB_T_SHARD, "v/0", CDB_SHARD_in_sync, &m);
+    cdb_txn_set_strs(t, CDB_T_SHARD, "v/0", CDB_SHARD_replicas, 3, (const char *const[]){"c", "a", "b"});
+    cdb_txn_insert(t, CDB_T_VOLUME, "v");
+    cdb_txn_set_str(t, CDB_T_VOLUME, "v", CDB_VOLUME_name, "v");
+    cdb_txn_set_bool(t, CDB_T_VOLUME, "v", CDB_VOLUME_sealed, true);
+    cdb_txn_set_int(t, CDB_T_VOLUME, "v", CDB_VOLUME_size_bytes, INT64_MAX);
+    cdb_txn_set_smap(t, CDB_T_VOLUME, "v", CDB_VOLUME_policy, &sm);
+    OK(commit(&loop, l, t, e));
+    const struct cdb_view *v = cdb_link_view(l);
+    CHECK(cdb_shard_get(v, "v/0")->in_sync.n == 2 && cdb_shard_get(v, "v/0")->in_sync.v[1] == 2);
+    CHECK(cdb_strs_has(&cdb_shard_get(v, "v/0")->replicas, "c") && cdb_shard_get(v, "v/0")->replicas.n == 3);
+    CHECK(cdb_volume_get(v, "v")->sealed && cdb_volume_get(v, "v")->size_bytes == INT64_MAX);
+    CHECK(!strcmp(cdb_smap_get(&cdb_volume_get(v, "v")->policy, "k"), "v\"\\ü"));
+
+    /* differences of sets and maps arrive as such */
+    t = cdb_txn_new();
+    cdb_txn_require_imap(t, CDB_T_SHARD, "v/0", CDB_SHARD_in_sync, &m);
+    cdb_txn_set_imap(t, CDB_T_SHARD, "v/0", CDB_SHARD_in_sync, &m2);
+    cdb_txn_set_strs(t, CDB_T_SHARD, "v/0", CDB_SHARD_replicas, 2, (const char *const[]){"b", "d"});
+    cdb_txn_set_smap(t, CDB_T_VOLUME, "v", CDB_VOLUME_policy, &sm2);
+    cdb_txn_set_bool(t, CDB_T_VOLUME, "v", CDB_VOLUME_sealed, false);
+    OK(commit(&loop, l, t, e));
+    v = cdb_link_view(l);
+    const struct cdb_shard *s = cdb_shard_get(v, "v/0");
+    int64_t x;
+    CHECK(s->in_sync.n == 2 && cdb_imap_get(&s->in_sync, "d2", &x) && x == 5 && cdb_imap_get(&s->in_sync, "d3", &x) && x == 3);
+    CHECK(s->replicas.n == 2 && cdb_strs_has(&s->replicas, "b") && cdb_strs_has(&s->replicas, "d"));
+    CHECK(cdb_volume_get(v, "v")->policy.n == 1 && !cdb_volume_get(v, "v")->sealed);
+
+    t = cdb_txn_new();
+    cdb_txn_require_imap(t, CDB_T_SHARD, "v/0", CDB_SHARD_in_sync, &m);
+    cdb_txn_set_int(t, CDB_T_SHARD, "v/0", CDB_SHARD_generation, 1);
+    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    t = cdb_txn_new();
+    cdb_txn_insert(t, CDB_T_VOLUME, "w");
+    cdb_txn_set_str(t, CDB_T_VOLUME, "w", CDB_VOLUME_name, "v");
+    CHECK(commit(&loop, l, t, &why) == E_CONFLICT && strstr(why.msg, "name"));
+    t = cdb_txn_new();
+    cdb_txn_insert(t, CDB_T_VOLUME, "v");
+    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    t = cdb_txn_new();
+    cdb_txn_require_absent(t, CDB_T_VOLUME, "v");
+    cdb_txn_set_int(t, CDB_T_VOLUME, COUNTER, CDB_VOLUME_size_bytes, 1);
+    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    t = cdb_txn_new();
+    cdb_txn_delete(t, CDB_T_VOLUME, "gone");
+    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    t = cdb_txn_new();
+    cdb_txn_set_int(t, CDB_T_VOLUME, "gone", CDB_VOLUME_epoch, 1);
+    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_VOLUME, "v", CDB_VOLUME_name, "\xff\xfe");
+    CHECK(commit(&loop, l, t, &why) == E_INVAL);
+    t = cdb_txn_new(); /* nothing but preconditions */
+    cdb_txn_require_str(t, CDB_T_VOLUME, "v", CDB_VOLUME_name, "v");
+    cdb_txn_require_absent(t, CDB_T_VOLUME, "gone");
+    OK(commit(&loop, l, t, e));
+    t = cdb_txn_new();
+    cdb_txn_delete(t, CDB_T_VOLUME, "v");
+    cdb_txn_delete(t, CDB_T_SHARD, "v/0");
+    OK(commit(&loop, l, t, e));
+    CHECK(!cdb_volume_get(cdb_link_view(l), "v") && !cdb_shard_get(cdb_link_view(l), "v/0"));
+
+    uint64_t begin = clock_boot_ns();
+    for (int i = 0; i < 100; i++) {
+        t = cdb_txn_new();
+        cdb_txn_set_int(t, CDB_T_VOLUME, COUNTER, CDB_VOLUME_size_bytes, i);
+        OK(commit(&loop, l, t, e));
+    }
+    printf("          %.2f ms per transaction, one after the other\n", (double)(clock_boot_ns() - begin) / 1e8);
+    cdb_link_close(l);
+    uv_close((uv_handle_t *)&keep, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    CHECK(uv_loop_close(&loop) == 0);
+}
+
+static int total(struct client *c, int n)
+{
+    int ok = 0;
+    for (int i = 0; i < n; i++)
+        ok += c[i].ok;
+    return ok;
+}
+
+static void wait_progress(struct client *c, int n, int more, const char *what)
+{
+    int from = total(c, n);
+    uint64_t begin = clock_boot_ms();
+    while (total(c, n) < from + more) {
+        CHECK(clock_boot_ms() - begin < 30000);
+        pause_ms(20);
+    }
+    char line[160];
+    snprintf(line, sizeof line, "%s: %d more transactions after %llu ms", what, more, (unsigned long long)(clock_boot_ms() - begin));
+    say(line);
+}
+
+#define CLIENTS 4
+static void storm(struct cdb **dbs)
+{
+    static struct client c[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        c[i].db = dbs[i % 3];
+        pthread_create(&c[i].thread, NULL, client_main, &c[i]);
+    }
+    wait_progress(c, CLIENTS, 100, "calm");
+    int leaders = 0;
+    for (int i = 0; i < 2; i++) /* two of the clients have a server of their own to watch */
+        leaders += c[i].leader;
+    CHECK(leaders <= 1);
+    for (int round = 0; round < 4; round++) {
+        int l = leader();
+        CHECK(l >= 0);
+        kill_server(l);
+        wait_progress(c, CLIENTS, 20, "leader killed");
+        start_server(l);
+        wait_progress(c, CLIENTS, 20, "and started again");
+    }
+    for (int i = 0; i < NODES; i++) {
+        kill_server(i);
+        start_server(i); /* at once */
+    }
+    wait_progress(c, CLIENTS, 20, "every server killed and restarted");
+
+    kill_server(1);
+    kill_server(2);
+    pause_ms(2000); /* what was committed before may still be reported: by a client that changed to the living server */
+    int before = total(c, CLIENTS);
+    pause_ms(2500);
+    CHECK(total(c, CLIENTS) == before); /* parked, not failed */
+    for (int i = 0; i < CLIENTS; i++)
+        CHECK(!c[i].connected);
+    say("no quorum: transactions wait");
+    start_server(1);
+    wait_progress(c, CLIENTS, 20, "quorum again");
+    start_server(2);
+    wait_progress(c, CLIENTS, 20, "all servers again");
+
+    int ok = 0, conflicts = 0, unknown = 0;
+    for (int i = 0; i < CLIENTS; i++)
+        c[i].stop = true;
+    for (int i = 0; i < CLIENTS; i++) {
+        pthread_join(c[i].thread, NULL);
+        ok += c[i].ok;
+        conflicts += c[i].conflicts;
+        unknown += c[i].unknown;
+        CHECK(c[i].other == 0);
+        CHECK(c[i].ok > 0);
+    }
+    printf("          %d successes, %d conflicts, %d unknown\n", ok, conflicts, unknown);
+    CHECK(unknown == 0);
+    struct buf metrics = {0};
+    metric_print_all(&metrics);
+    for (char *l = strtok(metrics.data, "\n"); l; l = strtok(NULL, "\n"))
+        if (!strncmp(l, "cohort_cdb", 10))
+            printf("          %s\n", l);
+    buf_free(&metrics);
+
+    uv_loop_t loop;
+    uv_timer_t keep;
+    uv_loop_init(&loop);
+    uv_timer_init(&loop, &keep);
+    uv_timer_start(&keep, never, 20, 20);
+    for (int i = 0; i < 3; i++) {
+        struct cdb_link *l = cdb_link_open(dbs[i], &loop, NULL, NULL);
+        view_of(l, &loop);
+        while ((int)cdb_volume_get(cdb_link_view(l), COUNTER)->epoch < ok) /* a follower may lag for a moment */
+            uv_run(&loop, UV_RUN_ONCE);
+        CHECK(cdb_volume_get(cdb_link_view(l), COUNTER)->epoch == ok);
+        CHECK((int)cdb_event_count(cdb_link_view(l)) == ok);
+        cdb_link_close(l);
+    }
+    uv_close((uv_handle_t *)&keep, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    CHECK(uv_loop_close(&loop) == 0);
+    say("counter and events match: nothing lost, nothing twice");
+}
+
+/* A voter leaves by itself, another is dead and kicked: one remains and serves. */
+static void shrink(struct cdb *db)
+{
+    OK(dbserver_leave(&nodes[2].db, e));
+    while (!dbserver_left(&nodes[2].db))
+        pause_ms(50);
+    kill_server(2);
+    OK(db_files_remove(&nodes[2].db, e));
+    CHECK(!db_files_exist(&nodes[2].db));
+    struct db_status s;
+    OK(dbserver_status(&nodes[0].db, DB_COHORT, &s, e));
+    CHECK(s.n_servers == 2);
+    say("a voter left");
+    const char *peers[] = {nodes[0].address, nodes[1].address};
+    OK(db_files_join(&nodes[2].db, 2, peers, e));
+    start_server(2);
+    do {
+        pause_ms(50);
+        OK(dbserver_status(&nodes[0].db, DB_COHORT, &s, e));
+    } while (s.n_servers < 3);
+    do
+        pause_ms(50);
+    while (dbserver_status(&nodes[2].db, DB_OVN_SB, &s, NULL) || strcmp(s.status, "cluster member"));
+    say("and came back");
+    kill_server(2);
+    OK(dbserver_kick(&nodes[0].db, nodes[2].address, e));
+    do {
+        pause_ms(50);
+        OK(dbserver_status(&nodes[0].db, DB_COHORT, &s, e));
+    } while (s.n_servers > 2);
+    say("a dead voter was kicked");
+}
+
+static int run(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGALRM, on_alarm);
+    alarm(240);
+    say("begin");
+    make_cluster();
+
+    struct cdb *dbs[3];
+    char sock[2][400], ctl[2][400];
+    for (int i = 0; i < 2; i++) {
+        snprintf(sock[i], sizeof sock[i], "unix:%s/db.sock", nodes[i].run);
+        snprintf(ctl[i], sizeof ctl[i], "%s/ovsdb-server.ctl", nodes[i].run);
+        OK(cdb_open(&(struct cdb_conf){.remotes = sock[i], .local_sock = sock[i], .local_unixctl = ctl[i], .client = nodes[i].id.node_id}, &dbs[i], e));
+    }
+    const char *all[] = {nodes[0].address, nodes[1].address, nodes[2].address};
+    char *remotes = db_remotes(3, all, 26641);
+    OK(cdb_open(&(struct cdb_conf){.remotes = remotes, .ca_pem = nodes[2].db.ca_pem, .cert_pem = nodes[2].db.cert_pem,
+                                   .key_pem = nodes[2].db.key_pem, .client = nodes[2].id.node_id}, &dbs[2], e));
+    free(remotes);
+    semantics(dbs[2]);
+    say("semantics");
+    storm(dbs);
+    shrink(dbs[0]);
+    for (int i = 0; i < 3; i++)
+        cdb_close(dbs[i]);
+    for (int i = 0; i < NODES; i++) {
+        OK(member_forget(&nodes[i].conf, e));
+        struct member_id id;
+        CHECK(member_load(nodes[i].conf.state_dir, &id, NULL) == E_NOTFOUND);
+    }
+    say("done");
+    return 0;
+}
+
+/* The work is a child's, so that whatever happens to it, the servers are ended. */
+int main(void)
+{
+    snprintf(top, sizeof top, "%s/ovsdb-XXXXXX", COHORT_TEST_DIR);
+    CHECK(mkdtemp(top));
+    for (int i = 0; i < NODES; i++)
+        node_setup(i);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t pid = fork();
+    if (pid == 0)
+        exit(run());
+    int status = -1;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    cleanup();
+    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) /* the servers, ours by inheritance */
+        ;
+    if (WIFSIGNALED(status))
+        fprintf(stderr, "the test died of signal %d\n", WTERMSIG(status));
+    for (int i = 0; i < NODES; i++)
+        member_db_conf_free(&nodes[i].paths);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
