@@ -20,7 +20,10 @@ struct steps {
     } step[4];
     int n, next;
     void (*end)(struct steps *s, int status, json_t *ret, const struct err *e); /* frees s */
-    void *done2;
+    union { /* instead of op.done, where the result is more than a status */
+        machine_migrate_stat_done *stat;
+        machine_migrate_in_done *in;
+    } done;
 };
 
 static void steps_free(struct steps *s)
@@ -154,7 +157,7 @@ static enum machine_migrate_status status_of(const char *s)
 static void end_query(struct steps *s, int status, json_t *ret, const struct err *e)
 {
     struct op op = s->op;
-    machine_migrate_stat_done *done = (machine_migrate_stat_done *)(uintptr_t)s->done2;
+    machine_migrate_stat_done *done = s->done.stat;
     steps_free(s);
     struct machine_migrate_stat st = {0};
     if (status == E_OK) {
@@ -177,7 +180,7 @@ static void end_query(struct steps *s, int status, json_t *ret, const struct err
 void machine_migrate_query(struct machine *m, machine_migrate_stat_done *done, void *arg)
 {
     struct steps *s = steps_new(m, NULL, arg);
-    s->done2 = (void *)(uintptr_t)done;
+    s->done.stat = done;
     s->end = end_query;
     add_step(s, "query-migrate", NULL);
     machine_op_begin(&s->op);
@@ -188,7 +191,7 @@ void machine_migrate_query(struct machine *m, machine_migrate_stat_done *done, v
 static void end_in(struct steps *s, int status, json_t *ret, const struct err *e)
 {
     struct op op = s->op;
-    machine_migrate_in_done *done = (machine_migrate_in_done *)(uintptr_t)s->done2;
+    machine_migrate_in_done *done = s->done.in;
     steps_free(s);
     unsigned port = 0;
     struct err mine;
@@ -210,7 +213,7 @@ void machine_migrate_in(struct machine *m, const char *address, uint16_t first_p
     char rest[32];
     unsigned last = first_port + PORTS - 1u;
     snprintf(rest, sizeof rest, "%u,to=%u", first_port, last < 65535 ? last : 65535);
-    s->done2 = (void *)(uintptr_t)done;
+    s->done.in = done;
     s->end = end_in;
     add_step(s, "migrate-set-capabilities", capabilities(false));
     add_step(s, "migrate-incoming", uri(address, rest));
