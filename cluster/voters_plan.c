@@ -48,8 +48,9 @@ void voters_plan(const struct cdb_view *v, int64_t (*dead_ms)(const char *node_i
             gone = n;
         if (n->voter && !gone && dead_ms(n->id, arg) >= VOTERS_REPLACE_MS)
             gone = n;
-        if (n->voter && usable(n) && (!spare || n->joined_ms > spare->joined_ms))
-            spare = n;
+        if (n->voter && counts(n) && (!spare || usable(spare)) &&
+            (!spare || !usable(n) || n->joined_ms > spare->joined_ms))
+            spare = n; /* one that is not there, else the youngest */
     }
     if (gone && (candidate || !counts(gone)) && (voters > 1 || candidate)) {
         snprintf(ret_plan->demote, sizeof ret_plan->demote, "%s", gone->id);

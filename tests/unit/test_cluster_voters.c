@@ -51,7 +51,9 @@ static void test_plan(void **state)
     check("VVVnn", "3n", "");      /* five */
     check("VVVVn", "4n", "");
     check("VVVVVnn", "", "");
-    check("VVVd", "", "");         /* may be back soon */
+    check("VVd", "", "");          /* may be back soon */
+    check("VVdn", "", "");
+    check("VVVd", "", "3d");       /* three of four nodes are enough, and this one is not there */
     check("VVDn", "3n", "2D");     /* replaced */
     check("VVD", "", "");          /* by whom? */
     check("VVDx", "", "");
