@@ -1,0 +1,198 @@
+/* This node's disks: opening their stores, and telling the database when what is on one is not to be believed.
+ *
+ * A store that was formatted now is in sync with nothing, so the disk's incarnation is raised before it serves. The file
+ * "announced" beside the data, written after that transaction, is the memory of it: a crash in between repeats the raise,
+ * and a disk that lost its content lost the file too (it is removed before formatting). */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "storage/asan/engine/priv.h"
+
+LOG_MODULE("asan");
+
+#define RETRY_MS 500
+
+static void marker_path(const struct ldisk *d, char *ret, size_t size)
+{
+    snprintf(ret, size, "%s/announced", d->capacity);
+}
+
+static void fail(struct ldisk *d, const struct err *e)
+{
+    if (d->state == LD_FAILED)
+        return;
+    d->state = LD_FAILED;
+    d->failure = *e;
+    log_err("disk %s: %s", d->name, e->msg);
+    disk_conn(d->a, d->a->node_id, false);
+}
+
+static void store_failed(void *arg, const struct err *e)
+{
+    struct ldisk *d = arg;
+    fail(d, e);
+    disks_tick(d->a);
+}
+
+static int open_store(struct ldisk *d, struct err *e)
+{
+    char marker[512], *text;
+    size_t len;
+    struct store_conf conf = {.fast_path = d->fast, .capacity_path = d->capacity, .disk_id = d->id,
+                              .cluster_uuid = d->a->cluster_uuid, .journal_bytes = d->a->journal_bytes};
+    marker_path(d, marker, sizeof marker);
+    int rc = file_mkdirs(d->fast, 0700, e);
+    if (!rc)
+        rc = file_mkdirs(d->capacity, 0700, e);
+    if (rc)
+        return rc;
+    rc = store_open(&d->a->loop, &conf, &d->store, e);
+    if (rc == E_NOTFOUND) {
+        if (unlink(marker) && errno != ENOENT)
+            return err_sys(e, errno, "remove %s", marker);
+        conf.create = true;
+        rc = store_open(&d->a->loop, &conf, &d->store, e);
+    }
+    if (rc)
+        return rc;
+    rc = file_read(marker, 64, &text, &len, NULL);
+    if (!rc)
+        free(text);
+    d->fresh = rc != 0;
+    store_on_failure(d->store, store_failed, d);
+    return 0;
+}
+
+void disks_open(struct asan *a)
+{
+    for (int i = 0; i < a->n_disks; i++) {
+        struct ldisk *d = &a->disk[i];
+        struct err e = {0};
+        htab_init(&d->shards);
+        d->state = LD_WAIT_ROW;
+        if (open_store(d, &e)) {
+            err_wrap(&e, "open");
+            fail(d, &e);
+        } else {
+            a->open_stores++;
+        }
+    }
+}
+
+static void ready(struct ldisk *d)
+{
+    d->state = LD_READY;
+    log_info("disk %s: in service", d->name);
+    disk_conn(d->a, d->a->node_id, true);
+}
+
+static void raised(void *arg, int status, const struct err *e)
+{
+    struct ldisk *d = arg;
+    struct err err;
+    char marker[512];
+    (void)e;
+    d->txn_busy = false;
+    if (d->state == LD_FAILED)
+        return;
+    d->state = LD_WAIT_ROW;
+    d->retry_ms = now_ms() + RETRY_MS;
+    if (status)
+        return; /* an unknown outcome is repeated: one raise too many does no harm */
+    marker_path(d, marker, sizeof marker);
+    if (file_write(marker, "1\n", 2, 0600, &err)) {
+        fail(d, &err);
+        return;
+    }
+    d->fresh = false;
+    ready(d);
+}
+
+static void announced(void *arg, int status, const struct err *e)
+{
+    struct ldisk *d = arg;
+    (void)e;
+    d->txn_busy = false;
+    d->announced = status == 0;
+    d->retry_ms = now_ms() + RETRY_MS;
+}
+
+/* The failure goes to the database: out of every in-sync set by its incarnation, and a line for people. */
+static void announce(struct ldisk *d, const struct cdb_disk *row)
+{
+    char id[ID_LEN + 1], object[128];
+    id_new(id);
+    snprintf(object, sizeof object, "disk %s", row->name);
+    struct cdb_txn *t = cdb_txn_new();
+    d->txn_busy = true;
+    cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, row->incarnation);
+    cdb_txn_set_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, row->incarnation + 1);
+    cdb_txn_set_str(t, CDB_T_DISK, d->id, CDB_DISK_state, "failed");
+    cdb_txn_set_str(t, CDB_T_DISK, d->id, CDB_DISK_message, d->failure.msg);
+    cdb_txn_insert(t, CDB_T_EVENT, id);
+    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, "alarm");
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, d->failure.msg);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, d->a->node_id);
+    cdb_txn_commit(d->a->link, t, "disk failed", announced, d);
+}
+
+static void raise_incarnation(struct ldisk *d, const struct cdb_disk *row)
+{
+    struct cdb_txn *t = cdb_txn_new();
+    d->txn_busy = true;
+    d->state = LD_RAISING;
+    cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, row->incarnation);
+    cdb_txn_set_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, row->incarnation + 1);
+    cdb_txn_commit(d->a->link, t, "new content on disk", raised, d);
+}
+
+void disks_update(struct asan *a, const struct cdb_view *v)
+{
+    for (int i = 0; i < a->n_disks; i++) {
+        struct ldisk *d = &a->disk[i];
+        const struct cdb_disk *row = cdb_disk_get(v, d->id);
+        if (!row || d->txn_busy || now_ms() < d->retry_ms || !a->view_seen)
+            continue;
+        if (d->state == LD_FAILED && !d->announced) {
+            if (!strcmp(row->state, "failed") && !strcmp(row->message, d->failure.msg))
+                d->announced = true; /* by an earlier life: the incarnation was raised then */
+            else
+                announce(d, row);
+        } else if (d->state == LD_WAIT_ROW) {
+            if (d->fresh)
+                raise_incarnation(d, row);
+            else
+                ready(d);
+        }
+    }
+}
+
+void disks_tick(struct asan *a)
+{
+    const struct cdb_view *v = view_of(a);
+    if (v && !a->stopping)
+        disks_update(a, v);
+}
+
+static void closed(void *arg)
+{
+    struct ldisk *d = arg;
+    host_close(d);
+    d->store = NULL;
+    d->a->open_stores--;
+    asan_closed_one(d->a);
+}
+
+void disks_close(struct asan *a)
+{
+    for (int i = 0; i < a->n_disks; i++)
+        if (a->disk[i].store)
+            store_close(a->disk[i].store, closed, &a->disk[i]);
+}

@@ -1,0 +1,318 @@
+/* Front ends of the engine's volumes: vhost-user sockets, the NBD server, asan_io and asan_claim. */
+#include "storage/asan/front/nbd.h"
+#include <stdlib.h>
+#include <string.h>
+#include "base/log.h"
+#include "storage/asan/engine/priv.h"
+#include "storage/asan/front/vhost.h"
+
+LOG_MODULE("asan");
+
+#define LINGER_MS 5000
+
+struct vhost {
+    struct asan *a;
+    struct volume *v;
+    char *path;
+    struct vhost_server *srv;
+    bool closing;
+    void (*done)(void *arg);
+    void *arg;
+    LIST_ENTRY(vhost) entry;
+};
+
+/* ---- guests ---- */
+
+static struct vhost *find(struct asan *a, const char *path)
+{
+    struct vhost *h;
+    LIST_FOREACH (h, &a->vhosts, entry)
+        if (!strcmp(h->path, path))
+            return h;
+    return NULL;
+}
+
+int front_vhost_serve(struct asan *a, const char *volume_id, const char *path, struct err *e)
+{
+    struct volume *v = volume_find(a, volume_id);
+    struct vhost *h = find(a, path);
+    if (a->stopping)
+        return err_set(e, E_CANCELED, "storage is stopping");
+    if (h && h->closing)
+        return err_set(e, E_BUSY, "socket %s is being closed", path);
+    if (h)
+        return h->v == v ? err_set(e, E_EXISTS, "socket %s serves this volume already", path)
+                         : err_set(e, E_INVAL, "socket %s serves volume %s", path, h->v->name);
+    if (!v || v->gone || v->deleting)
+        return err_set(e, E_NOTFOUND, "no volume %s", volume_id);
+    h = xcalloc(1, sizeof *h);
+    h->a = a;
+    h->v = v;
+    h->path = xstrdup(path);
+    struct vhost_conf conf = {0};
+    int rc = vhost_server_open(&a->loop, path, &v->vol, &conf, &h->srv, e);
+    if (rc) {
+        free(h->path);
+        free(h);
+        return rc;
+    }
+    LIST_INSERT_HEAD(&a->vhosts, h, entry);
+    v->users++;
+    own_update(v);
+    return 0;
+}
+
+static void closed(void *arg)
+{
+    struct vhost *h = arg;
+    struct asan *a = h->a;
+    h->v->users--;
+    own_update(h->v);
+    if (h->done)
+        h->done(h->arg);
+    LIST_REMOVE(h, entry);
+    free(h->path);
+    free(h);
+    if (a->stopping)
+        asan_closed_one(a);
+}
+
+/* Requests of a socket that is being closed would hold it up for as long as the volume parks. */
+static void give_up_parked(struct volume *v)
+{
+    bool parked = !v->open;
+    for (uint32_t i = 0; v->open && i < v->n_shards; i++) {
+        struct owner_info info;
+        if (!v->shard[i] || !v->shard[i]->core)
+            continue;
+        owner_info(v->shard[i]->core, &info);
+        parked = parked || info.parked;
+    }
+    if (!parked || volume_idle(v))
+        return;
+    own_close(v);
+    volume_cancel(v);
+}
+
+static void vhost_close(struct vhost *h)
+{
+    if (h->closing)
+        return;
+    h->closing = true;
+    vhost_server_close(h->srv, closed, h);
+}
+
+void front_vhost_unserve(struct asan *a, const char *path, void (*done)(void *arg), void *arg)
+{
+    struct vhost *h = find(a, path);
+    if (!h || h->closing) {
+        done(arg);
+        return;
+    }
+    struct volume *v = h->v;
+    h->done = done;
+    h->arg = arg;
+    vhost_close(h);
+    give_up_parked(v);
+}
+
+void front_tick(struct asan *a)
+{
+    struct vhost *h, *next;
+    for (h = LIST_FIRST(&a->vhosts); h; h = next) {
+        next = LIST_NEXT(h, entry);
+        if (h->closing)
+            give_up_parked(h->v);
+    }
+}
+
+/* ---- NBD ---- */
+
+struct lookup {
+    struct claim_wait wait;
+    struct nbd_lookup *l;
+    struct volume *v;
+};
+
+static void claimed(struct claim_wait *w, int status, const char *why)
+{
+    struct lookup *k = w->arg;
+    if (status)
+        k->v->users--;
+    nbd_lookup_done(k->l, status, status ? NULL : &k->v->vol, why);
+    free(k);
+}
+
+static void nbd_find(void *arg, const char *name, struct nbd_lookup *l)
+{
+    struct asan *a = arg;
+    struct volume *v = a->stopping ? NULL : volume_find_name(a, name);
+    if (!v) {
+        nbd_lookup_done(l, E_NOTFOUND, NULL, "no such volume");
+        return;
+    }
+    v->users++;
+    if (v->sealed) {
+        nbd_lookup_done(l, 0, &v->vol, "");
+        return;
+    }
+    struct lookup *k = xcalloc(1, sizeof *k);
+    k->l = l;
+    k->v = v;
+    k->wait.done = claimed;
+    k->wait.arg = k;
+    own_claim(v, &k->wait);
+}
+
+static void nbd_release(void *arg, struct vol *vol)
+{
+    struct volume *v = (struct volume *)vol;
+    (void)arg;
+    v->users--;
+    if (v->claims)
+        own_release(v);
+}
+
+static void nbd_list(void *arg, struct nbd_list *l)
+{
+    struct asan *a = arg;
+    struct htab_node *n;
+    HTAB_FOR_EACH (n, &a->volumes) {
+        struct volume *v = container_of(n, struct volume, node);
+        if (!v->gone && !v->deleting)
+            nbd_list_add(l, v->name);
+    }
+}
+
+int front_open(struct asan *a, const char *nbd_socket, struct err *e)
+{
+    struct nbd_conf conf = {.unix_path = nbd_socket};
+    struct nbd_exports exports = {nbd_find, nbd_release, nbd_list, a};
+    return nbd_socket ? nbd_server_open(&a->loop, &conf, &exports, &a->nbd, e) : 0;
+}
+
+/* ---- the volume goes, everything stops ---- */
+
+void front_volume_gone(struct volume *v)
+{
+    struct vhost *h, *next;
+    struct claim_wait *w;
+    for (h = LIST_FIRST(&v->a->vhosts); h; h = next) {
+        next = LIST_NEXT(h, entry);
+        if (h->v == v)
+            vhost_close(h);
+    }
+    while ((w = TAILQ_FIRST(&v->claim_waits))) {
+        own_claim_cancel(v, w);
+        w->done(w, E_NOTFOUND, "the volume is deleted");
+    }
+    if (v->a->nbd && v->users)
+        nbd_server_drop(v->a->nbd, &v->vol);
+}
+
+static void nbd_closed(void *arg)
+{
+    asan_closed_one(arg);
+}
+
+void front_close(struct asan *a)
+{
+    struct vhost *h, *next;
+    struct htab_node *n;
+    for (h = LIST_FIRST(&a->vhosts); h; h = next) {
+        next = LIST_NEXT(h, entry);
+        a->closing++;
+        vhost_close(h);
+    }
+    HTAB_FOR_EACH (n, &a->volumes) {
+        struct volume *v = container_of(n, struct volume, node);
+        struct claim_wait *w;
+        while ((w = TAILQ_FIRST(&v->claim_waits))) {
+            own_claim_cancel(v, w);
+            w->done(w, E_CANCELED, "storage is stopping");
+        }
+    }
+    if (a->nbd) {
+        a->closing++;
+        nbd_server_close(a->nbd, nbd_closed, a);
+        a->nbd = NULL;
+    }
+}
+
+/* ---- the process's own use ---- */
+
+struct io {
+    struct vol_req r;
+    struct iovec iov;
+    struct asan_io *io;
+};
+
+static void io_done(struct vol_req *r, int status)
+{
+    struct io *k = r->arg;
+    struct asan_io *io = k->io;
+    free(k);
+    io->status = status;
+    mailbox_post(io->answer_to, &io->answer);
+}
+
+void front_io(struct mail *m)
+{
+    static const enum vol_op op[] = {VOL_READ, VOL_WRITE, VOL_ZERO, VOL_FLUSH};
+    struct asan_io *io = container_of(m, struct asan_io, mail);
+    struct asan *a = io->asan;
+    struct volume *v = volume_find(a, io->volume_id);
+    if (a->stopping || !v || v->gone || v->deleting) {
+        io->status = a->stopping ? E_CANCELED : E_NOTFOUND;
+        mailbox_post(io->answer_to, &io->answer);
+        return;
+    }
+    struct io *k = xcalloc(1, sizeof *k);
+    k->io = io;
+    k->iov = (struct iovec){io->data, io->length};
+    k->r = (struct vol_req){.op = op[io->op], .offset = io->offset, .length = io->op == ASAN_FLUSH ? 0 : io->length,
+                            .iov = &k->iov, .iovcnt = 1, .done = io_done, .arg = k};
+    if (!v->sealed)
+        v->linger_ms = now_ms() + LINGER_MS;
+    vol_submit(&v->vol, &k->r);
+}
+
+struct claim {
+    struct claim_wait wait;
+    struct asan_claim *c;
+};
+
+static void claim_done(struct claim_wait *w, int status, const char *why)
+{
+    struct claim *k = w->arg;
+    struct asan_claim *c = k->c;
+    free(k);
+    c->status = status;
+    if (status)
+        err_set(&c->err, status, "claim volume %s: %s", c->volume_id, why);
+    mailbox_post(c->answer_to, &c->answer);
+}
+
+void front_claim(struct mail *m)
+{
+    struct asan_claim *c = container_of(m, struct asan_claim, mail);
+    struct asan *a = c->asan;
+    struct volume *v = volume_find(a, c->volume_id);
+    struct claim *k = xcalloc(1, sizeof *k);
+    k->c = c;
+    k->wait.done = claim_done;
+    k->wait.arg = k;
+    if (a->stopping)
+        claim_done(&k->wait, E_CANCELED, "storage is stopping");
+    else if (!v || v->gone || v->deleting)
+        claim_done(&k->wait, E_NOTFOUND, "no such volume");
+    else
+        own_claim(v, &k->wait);
+}
+
+void front_release(struct asan *a, const char *volume_id)
+{
+    struct volume *v = volume_find(a, volume_id);
+    if (v && v->claims)
+        own_release(v);
+}

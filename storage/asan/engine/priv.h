@@ -1,0 +1,306 @@
+/* Engine, private: what its files share. Everything here belongs to the I/O thread, but for what struct asan says.
+ *
+ *   asan.c    thread, start and stop, calls from other threads      view.c    the database's view: disks, nodes, volumes
+ *   disk.c    this node's stores, their incarnations, failures      peers.c   connections to other nodes
+ *   host.c    replica side: a shard's requests on one local disk    server.c  the same for peers (RPC)
+ *   link.c    owner side: messages to replicas, here or there       shard.c   an owner core and its database transactions
+ *   volume.c  requests: split, order, completion                    own.c     when a volume is opened, claimed, released
+ *   place.c   where a new shard's replicas go                       drop.c    deleted volumes
+ *   resync.c  how many joins at once, their Tasks                   sealed.c  reading images without owning them
+ *   front.c   vhost, NBD, asan_io                                   dump.c    JSON
+ */
+#ifndef COHORT_STORAGE_ENGINE_PRIV_H
+#define COHORT_STORAGE_ENGINE_PRIV_H
+
+#include <pthread.h>
+#include <uv.h>
+#include "base/htab.h"
+#include "cluster/cdb.h"
+#include "proto/rpc.h"
+#include "proto/storage.pb-c.h"
+#include "storage/asan/engine/asan.h"
+#include "storage/asan/repl/owner.h"
+#include "storage/asan/repl/replica.h"
+#include "storage/asan/store/store.h"
+#include "storage/asan/vol.h"
+
+#define TICK_MS 50
+#define CALL_TIMEOUT_MS 5000
+#define JOINS_MAX 8
+#define SHARDS_MAX 64
+#define TAIL_PAGE 4096u
+#define VERSIONS_MAX 4096u
+
+struct later { /* runs on a later turn of the loop; ends recursion between callbacks */
+    void (*run)(struct later *l);
+    TAILQ_ENTRY(later) entry;
+};
+
+struct peer {
+    struct asan *a;
+    char node[ID_LEN + 1], address[64];
+    uint16_t port;
+    struct rpc_peer *rpc;
+    bool connected, seen;
+    LIST_ENTRY(peer) entry;
+};
+
+/* One per disk of the cluster. Its number is what the owner cores know it by; numbers are never given twice. */
+struct gdisk {
+    uint32_t number;
+    char id[ID_LEN + 1], node[ID_LEN + 1], name[64];
+    uint64_t incarnation;
+    bool exists, usable;         /* row there; disk and node up */
+    struct ldisk *local;         /* on this node */
+};
+
+struct ldisk { /* a disk of this node */
+    struct asan *a;
+    char id[ID_LEN + 1], *name, *fast, *capacity;
+    enum { LD_WAIT_ROW, LD_RAISING, LD_READY, LD_FAILED } state;
+    struct store *store;
+    bool fresh;                  /* formatted now, or damaged: the incarnation must be raised before it serves */
+    bool txn_busy, announced, closed;    /* announced: the failure is in the database */
+    struct err failure;
+    uint64_t retry_ms;
+    struct htab shards;          /* struct rshard */
+};
+
+struct rshard { /* a replica of a shard on a local disk */
+    struct htab_node node;
+    struct ldisk *disk;
+    struct store_shard_id id;
+    uint64_t shard_bytes;        /* 0 = not made yet */
+    struct replica core;
+    TAILQ_HEAD(, hreq) waiting;  /* answers that wait for durability */
+};
+
+/* A request to a local replica, from a peer or from a core here. */
+struct hreq {
+    struct repl_msg m;           /* m.data: our reference */
+    struct asan *a;
+    struct rshard *rs;
+    void (*done)(struct hreq *h, const struct repl_answer *ans);
+    void *arg;
+    struct replica_ticket ticket;
+    uint64_t wait;
+    bool fenced, queued;
+    struct repl_answer ans;      /* for an answer given later */
+    struct later later;
+    union {
+        struct store_op op;
+        struct store_write write;
+        struct store_read read;
+        struct store_versions versions;
+        struct store_copy copy;
+    } st;
+    struct store_version *versions;
+    struct store_tail_rec *tail;
+    TAILQ_ENTRY(hreq) entry;
+};
+
+struct shard {
+    struct volume *v;            /* NULL once the volume is gone */
+    uint32_t index;
+    struct owner *core;          /* NULL: closed */
+    unsigned refs;               /* the volume's one, and one per message or transaction on its way */
+    uint64_t epoch;              /* of the core */
+    bool reported_join;
+};
+
+struct part { /* the piece of a request that lies in one shard and one border */
+    struct owner_op op;
+    struct vreq *req;
+    struct volume *v;
+    uint32_t shard;
+    size_t data_pos;             /* in the request's bytes */
+    unsigned tried;              /* sealed: members that failed */
+    uint64_t retry_ms;
+    TAILQ_ENTRY(part) entry;     /* v->parked */
+};
+
+struct vreq { /* one vol_req on its way */
+    struct vol_req *r;
+    struct volume *v;
+    uint64_t cursor;             /* zero, discard: bytes already cut into parts */
+    unsigned left;               /* parts on their way; flush: writes before it */
+    int status;
+    bool started, in_cut;
+    bool cut;                    /* every part has been made */
+    struct iobuf *data;          /* the bytes of a write */
+    struct later later;
+    TAILQ_ENTRY(vreq) entry;
+};
+
+struct volume { /* one per row of Volume */
+    struct vol vol;              /* first: what front ends hold */
+    struct asan *a;
+    struct htab_node node;
+    char id[ID_LEN + 1];
+    struct id bin;
+    char *name;
+    bool seen, gone, sealed, deleting;
+    uint64_t shard_bytes, epoch;
+    int replicas;
+    uint32_t n_shards;
+    char owner[ID_LEN + 1];
+    bool mine, owner_dead;       /* owner is this node; it is nobody or a dead node */
+    bool was_mine;
+    uint64_t first_epoch;        /* in the first view of this process: an earlier life may have used it */
+    uint64_t used_epoch;         /* highest one that cores of this process ran with */
+    bool open;                   /* cores exist for `used_epoch` */
+    struct shard *shard[SHARDS_MAX];
+    TAILQ_HEAD(, vreq) active;   /* in order of submission */
+    TAILQ_HEAD(, part) parked;   /* parts without a core */
+    unsigned n_waiting;
+    struct vreq *cutting;        /* a long zero that is not yet cut: later requests wait behind it */
+    unsigned users;              /* sockets and NBD connections */
+    unsigned claims;             /* asan_claim, NBD: we want to own it */
+    uint64_t linger_ms;          /* asan_io: owned until then */
+    bool maintain;               /* open to bring replicas up to date */
+    bool claimed;                /* we own it by our own claim: release when nobody wants it */
+    bool txn_busy;
+    uint64_t retry_ms;
+    TAILQ_HEAD(, claim_wait) claim_waits;
+    struct task *task;
+    uint64_t task_total, task_ms;
+    bool drop_busy;
+};
+
+struct claim_wait {
+    void (*done)(struct claim_wait *w, int status, const char *why);
+    void *arg;
+    TAILQ_ENTRY(claim_wait) entry;
+};
+
+struct asan {
+    /* any thread */
+    uint64_t lease_until_ns;     /* atomic */
+    struct mailbox mailbox;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool started;
+    int start_status;
+    struct err start_err;
+    const struct asan_conf *start_conf;
+    uint16_t port;
+
+    /* I/O thread */
+    uv_loop_t loop;
+    uv_timer_t tick;
+    uv_idle_t idle;              /* runs while `laters` is not empty */
+    TAILQ_HEAD(, later) laters;
+    struct cdb_link *link;
+    struct rpc_env *rpc;
+    struct rpc_server *server;
+    char node_id[ID_LEN + 1], *cluster_uuid;
+    uint64_t journal_bytes;
+    struct ldisk disk[ASAN_DISKS_MAX];
+    int n_disks;
+    struct gdisk **gdisk;
+    uint32_t n_gdisks;
+    LIST_HEAD(, peer) peers;
+    struct htab volumes;
+    LIST_HEAD(, vhost) vhosts;
+    struct nbd_server *nbd;
+    bool lease, stopping;
+    bool view_seen, barrier_busy; /* view_seen: the view is as new as this process */
+    unsigned joins, open_stores, closing; /* closing: steps of stopping that are under way */
+    int stop_stage;
+};
+
+/* asan.c */
+void later(struct asan *a, struct later *l, void (*run)(struct later *l));
+uint64_t now_ms(void);
+void asan_closed_one(struct asan *a); /* a step of stopping is over */
+bool lease_check(struct asan *a);   /* is there one? tells the cores when that changes */
+
+/* view.c */
+void view_changed(struct cdb_link *l, void *arg);
+void view_barrier(struct asan *a);
+const struct cdb_view *view_of(struct asan *a);
+struct gdisk *gdisk_find(struct asan *a, const char *id);
+struct gdisk *gdisk_get(struct asan *a, const char *id); /* made if absent */
+struct volume *volume_find(struct asan *a, const char *id);
+struct volume *volume_find_name(struct asan *a, const char *name);
+
+/* peers.c */
+void peers_update(struct asan *a, const struct cdb_view *v);
+struct peer *peer_find(struct asan *a, const char *node);
+bool gdisk_up(struct asan *a, const struct gdisk *g);
+void peers_close(struct asan *a);
+void disk_conn(struct asan *a, const char *node, bool up); /* tells the cores */
+
+/* disk.c */
+void disks_open(struct asan *a);
+void disks_update(struct asan *a, const struct cdb_view *v);
+void disks_tick(struct asan *a);
+void disks_close(struct asan *a);
+
+/* host.c */
+void host_request(struct ldisk *d, const struct store_shard_id *id, bool sealed, struct hreq *h);
+void host_forget(struct ldisk *d, const struct store_shard_id *id);
+void host_close(struct ldisk *d);
+
+/* server.c */
+void server_register(struct asan *a);
+bool shard_sealed(struct asan *a, const char *volume_id);
+
+/* link.c: sends to the replica of (volume, index) on disk `g`; `done` later, never inside the call. */
+struct lcall;
+typedef void lcall_done(void *arg, const struct repl_answer *ans);
+void link_send(struct asan *a, struct gdisk *g, const char *volume_id, const struct id *bin, uint32_t index,
+               const struct repl_msg *m, bool sealed, lcall_done *done, void *arg);
+
+/* shard.c */
+struct shard *shard_get(struct volume *v, uint32_t index);  /* opens its core */
+void shard_unref(struct shard *s);
+void shard_close(struct shard *s);                          /* its operations go to v->parked */
+void shard_view(struct shard *s, const struct cdb_view *v);
+void shard_after(struct shard *s);                          /* after each event of its core */
+const struct cdb_shard *shard_row(const struct cdb_view *view, const struct volume *v, uint32_t index);
+
+/* volume.c */
+struct volume *volume_new(struct asan *a, const char *id);
+void volume_free(struct volume *v);
+void volume_part_done(struct part *p, int status);
+void volume_unpark(struct volume *v);                       /* parts to their cores, if it is open */
+void volume_cancel(struct volume *v);                       /* everything ends with E_CANCELED */
+bool volume_idle(const struct volume *v);
+
+/* own.c */
+void own_update(struct volume *v);
+void own_tick(struct asan *a);
+void own_close(struct volume *v);                           /* closes the cores; the next opening needs a new epoch */
+void own_claim(struct volume *v, struct claim_wait *w);     /* counted; own_release() after success */
+void own_claim_cancel(struct volume *v, struct claim_wait *w);
+void own_release(struct volume *v);
+
+/* place.c */
+struct placement { int n; struct { const char *disk; int64_t incarnation; } at[3]; };
+MUST_CHECK int place_shard(const struct cdb_view *v, const char *self, const struct cdb_volume *vol, uint32_t index,
+                           struct placement *ret, struct err *e);
+
+/* drop.c, resync.c, sealed.c, dump.c */
+void drop_update(struct volume *v, const struct cdb_view *view);
+void resync_tick(struct asan *a);
+bool resync_wanted(struct asan *a, const struct cdb_view *view, const struct volume *v, bool *ret_here);
+void resync_end(struct volume *v, const char *state);
+void sealed_read(struct part *p);
+void sealed_tick(struct volume *v);
+char *dump_json(struct asan *a);
+
+/* front.c */
+struct vhost;
+int front_open(struct asan *a, const char *nbd_socket, struct err *e);
+int front_vhost_serve(struct asan *a, const char *volume_id, const char *path, struct err *e);
+void front_vhost_unserve(struct asan *a, const char *path, void (*done)(void *arg), void *arg);
+void front_tick(struct asan *a);
+void front_volume_gone(struct volume *v);
+void front_release(struct asan *a, const char *volume_id);
+void front_close(struct asan *a); /* asan_closed_one() once per front end that was open */
+void front_io(struct mail *m);
+void front_claim(struct mail *m);
+
+#endif

@@ -1,0 +1,269 @@
+/* An owner core and what it asks for: messages, database transactions. A shard object outlives its core while something
+ * of it is on its way; answers for a core that is gone are dropped. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/log.h"
+#include "storage/asan/engine/priv.h"
+
+LOG_MODULE("asan");
+
+struct ref { /* something on its way */
+    struct shard *s;
+    uint64_t epoch;
+    uint32_t disk;
+    struct cdb_txn *txn;
+    struct later later;
+    int status;
+};
+
+static struct ref *ref_new(struct shard *s, uint32_t disk)
+{
+    struct ref *r = xcalloc(1, sizeof *r);
+    r->s = s;
+    r->epoch = s->epoch;
+    r->disk = disk;
+    s->refs++;
+    return r;
+}
+
+/* Is its core still the one that asked? */
+static bool ref_current(const struct ref *r)
+{
+    return r->s->core && r->s->epoch == r->epoch;
+}
+
+static void ref_free(struct ref *r)
+{
+    shard_unref(r->s);
+    free(r);
+}
+
+void shard_unref(struct shard *s)
+{
+    if (--s->refs == 0)
+        free(s);
+}
+
+/* ---- messages ---- */
+
+static void answered(void *arg, const struct repl_answer *ans)
+{
+    struct ref *r = arg;
+    if (ref_current(r)) {
+        lease_check(r->s->v->a);
+        owner_answer(r->s->core, r->disk, ans, now_ms());
+        shard_after(r->s);
+    }
+    ref_free(r);
+}
+
+static void env_send(void *arg, uint32_t disk, const struct repl_msg *m)
+{
+    struct shard *s = arg;
+    struct asan *a = s->v->a;
+    assert(disk < a->n_gdisks);
+    link_send(a, a->gdisk[disk], s->v->id, &s->v->bin, s->index, m, false, answered, ref_new(s, disk));
+}
+
+/* ---- transactions ---- */
+
+static void shard_id(const struct volume *v, uint32_t index, char *ret, size_t size)
+{
+    snprintf(ret, size, "%s/%u", v->id, index);
+}
+
+const struct cdb_shard *shard_row(const struct cdb_view *view, const struct volume *v, uint32_t index)
+{
+    char id[ID_LEN + 16];
+    shard_id(v, index, id, sizeof id);
+    return cdb_shard_get(view, id);
+}
+
+static void require_mine(struct cdb_txn *t, const struct shard *s)
+{
+    cdb_txn_require_str(t, CDB_T_VOLUME, s->v->id, CDB_VOLUME_owner, s->v->a->node_id);
+    cdb_txn_require_int(t, CDB_T_VOLUME, s->v->id, CDB_VOLUME_epoch, (int64_t)s->epoch);
+}
+
+static void set_in_sync(struct cdb_txn *t, const char *id, int n, const char *const *disk, const int64_t *incarnation)
+{
+    struct cdb_imap map = {0};
+    char *k[OWNER_MEMBERS_MAX];
+    int64_t v[OWNER_MEMBERS_MAX];
+    for (int i = 0; i < n; i++) { /* sorted by key */
+        size_t at = map.n;
+        for (; at > 0 && strcmp(k[at - 1], disk[i]) > 0; at--) {
+            k[at] = k[at - 1];
+            v[at] = v[at - 1];
+        }
+        k[at] = (char *)disk[i];
+        v[at] = incarnation[i];
+        map.n++;
+        cdb_txn_require_int(t, CDB_T_DISK, disk[i], CDB_DISK_incarnation, incarnation[i]);
+    }
+    map.k = k;
+    map.v = v;
+    cdb_txn_set_imap(t, CDB_T_SHARD, id, CDB_SHARD_in_sync, &map);
+}
+
+static void created(void *arg, int status, const struct err *e)
+{
+    struct ref *r = arg;
+    if (ref_current(r)) {
+        if (status && status != E_CONFLICT && status != E_UNKNOWN)
+            log_warn("volume %s shard %u: cannot be made: %s", r->s->v->name, r->s->index, e ? e->msg : err_code_name(status));
+        owner_created(r->s->core, status, now_ms());
+        shard_after(r->s);
+    }
+    ref_free(r);
+}
+
+static void create_failed(struct later *l)
+{
+    struct ref *r = container_of(l, struct ref, later);
+    created(r, r->status, NULL);
+}
+
+static void env_create(void *arg)
+{
+    struct shard *s = arg;
+    struct asan *a = s->v->a;
+    struct ref *r = ref_new(s, 0);
+    const struct cdb_view *view = view_of(a);
+    const struct cdb_volume *vol = view ? cdb_volume_get(view, s->v->id) : NULL;
+    struct placement p;
+    struct err e;
+    r->status = vol ? place_shard(view, a->node_id, vol, s->index, &p, &e) : E_UNAVAIL;
+    if (r->status) {
+        if (vol)
+            log_warn("%s", e.msg);
+        later(a, &r->later, create_failed);
+        return;
+    }
+    char id[ID_LEN + 16];
+    const char *disk[3];
+    int64_t incarnation[3];
+    for (int i = 0; i < p.n; i++) {
+        disk[i] = p.at[i].disk;
+        incarnation[i] = p.at[i].incarnation;
+    }
+    shard_id(s->v, s->index, id, sizeof id);
+    struct cdb_txn *t = cdb_txn_new();
+    require_mine(t, s);
+    cdb_txn_require_absent(t, CDB_T_SHARD, id);
+    cdb_txn_insert(t, CDB_T_SHARD, id);
+    cdb_txn_set_str(t, CDB_T_SHARD, id, CDB_SHARD_volume, s->v->id);
+    cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_idx, s->index);
+    cdb_txn_set_strs(t, CDB_T_SHARD, id, CDB_SHARD_replicas, (size_t)p.n, disk);
+    cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, 1);
+    set_in_sync(t, id, p.n, disk, incarnation);
+    cdb_txn_commit(a->link, t, "create shard", created, r);
+}
+
+static void txn_done(void *arg, int status, const struct err *e)
+{
+    struct ref *r = arg;
+    (void)e;
+    if (ref_current(r)) {
+        if (status)
+            log_info("volume %s shard %u: in-sync set not changed: %s", r->s->v->name, r->s->index, err_code_name(status));
+        owner_txn_done(r->s->core, status, now_ms());
+        shard_after(r->s);
+    }
+    ref_free(r);
+}
+
+static void env_txn(void *arg, const struct owner_txn *o)
+{
+    struct shard *s = arg;
+    struct asan *a = s->v->a;
+    char id[ID_LEN + 16];
+    const char *disk[OWNER_MEMBERS_MAX];
+    int64_t incarnation[OWNER_MEMBERS_MAX];
+    for (int i = 0; i < o->n; i++) {
+        disk[i] = a->gdisk[o->in_sync[i].disk]->id;
+        incarnation[i] = (int64_t)o->in_sync[i].incarnation;
+    }
+    shard_id(s->v, s->index, id, sizeof id);
+    struct cdb_txn *t = cdb_txn_new();
+    require_mine(t, s);
+    cdb_txn_require_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation);
+    cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation + 1);
+    set_in_sync(t, id, o->n, disk, incarnation);
+    log_info("volume %s shard %u: %s, %d in sync", s->v->name, s->index, o->adds ? "a replica is up to date" :
+             "taking out a replica that does not answer", o->n);
+    cdb_txn_commit(a->link, t, o->adds ? "add replica" : "remove replica", txn_done, ref_new(s, 0));
+}
+
+/* ---- life ---- */
+
+void shard_view(struct shard *s, const struct cdb_view *view)
+{
+    struct asan *a = s->v->a;
+    const struct cdb_volume *vol = cdb_volume_get(view, s->v->id);
+    const struct cdb_shard *row = shard_row(view, s->v, s->index);
+    if (!s->core || !vol)
+        return;
+    struct owner_view ov = {.epoch = (uint64_t)vol->epoch, .mine = !strcmp(vol->owner, a->node_id), .exists = row != NULL};
+    if (row) {
+        ov.generation = (uint64_t)row->generation;
+        for (size_t i = 0; i < row->replicas.n && ov.n < OWNER_MEMBERS_MAX; i++) {
+            struct gdisk *g = gdisk_get(a, row->replicas.v[i]);
+            ov.replica[ov.n++] = (struct owner_view_replica){
+                .disk = g->number, .incarnation = g->incarnation, .in_sync = cdb_shard_in_sync(view, row, g->id),
+                .usable = g->usable, .local = g->local != NULL, .up = gdisk_up(a, g)};
+        }
+    }
+    owner_view(s->core, &ov, now_ms());
+    shard_after(s);
+}
+
+struct shard *shard_get(struct volume *v, uint32_t index)
+{
+    struct asan *a = v->a;
+    assert(v->open && index < v->n_shards);
+    struct shard *s = v->shard[index];
+    if (s && s->core)
+        return s;
+    if (!s) {
+        s = v->shard[index] = xcalloc(1, sizeof *s);
+        s->v = v;
+        s->index = index;
+        s->refs = 1;
+    }
+    struct owner_conf conf = {.env = {env_send, env_create, env_txn, s}, .epoch = v->used_epoch,
+                              .shard_bytes = v->shard_bytes, .replicas = v->replicas};
+    s->epoch = v->used_epoch;
+    s->core = owner_new(&conf, now_ms());
+    owner_lease(s->core, a->lease, now_ms());
+    const struct cdb_view *view = view_of(a);
+    if (view)
+        shard_view(s, view);
+    return s;
+}
+
+void shard_after(struct shard *s)
+{
+    struct owner_op *op;
+    while (s->core && (op = owner_take_done(s->core)))
+        volume_part_done(op->arg, op->status);
+}
+
+void shard_close(struct shard *s)
+{
+    struct owner_ops ops = TAILQ_HEAD_INITIALIZER(ops);
+    struct owner_op *op;
+    if (!s->core)
+        return;
+    shard_after(s);
+    owner_drain(s->core, &ops);
+    owner_free(s->core);
+    s->core = NULL;
+    while ((op = TAILQ_FIRST(&ops))) {
+        TAILQ_REMOVE(&ops, op, entry);
+        struct part *p = op->arg;
+        TAILQ_INSERT_TAIL(&s->v->parked, p, entry);
+    }
+}

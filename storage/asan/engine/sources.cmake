@@ -1,0 +1,14 @@
+# The engine needs everything: it is built when the siblings are.
+if(TARGET c_proto AND TARGET c_cluster)
+  add_library(c_engine STATIC
+    ${CMAKE_CURRENT_LIST_DIR}/asan.c ${CMAKE_CURRENT_LIST_DIR}/view.c ${CMAKE_CURRENT_LIST_DIR}/disk.c
+    ${CMAKE_CURRENT_LIST_DIR}/peers.c ${CMAKE_CURRENT_LIST_DIR}/host.c ${CMAKE_CURRENT_LIST_DIR}/server.c
+    ${CMAKE_CURRENT_LIST_DIR}/link.c ${CMAKE_CURRENT_LIST_DIR}/shard.c ${CMAKE_CURRENT_LIST_DIR}/volume.c
+    ${CMAKE_CURRENT_LIST_DIR}/own.c ${CMAKE_CURRENT_LIST_DIR}/place.c ${CMAKE_CURRENT_LIST_DIR}/drop.c
+    ${CMAKE_CURRENT_LIST_DIR}/resync.c ${CMAKE_CURRENT_LIST_DIR}/sealed.c ${CMAKE_CURRENT_LIST_DIR}/front.c
+    ${CMAKE_CURRENT_LIST_DIR}/dump.c)
+  target_link_libraries(c_engine PUBLIC c_repl c_store c_front c_cluster c_proto)
+  target_link_libraries(c_volume PUBLIC c_engine)
+
+  cohort_unit_test(repl_engine LIBS c_engine PkgConfig::JANSSON TIMEOUT 300)
+endif()

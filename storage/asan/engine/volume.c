@@ -1,0 +1,305 @@
+/* Requests of front ends on a volume: cut into parts at shard and border lines, handed to the shards' cores, put together
+ * again. A volume without cores keeps its parts until it is opened (own.c). Overlap is ordered by the cores; a flush
+ * waits for the writes before it; a long zero or discard is cut bit by bit, and later requests wait behind it. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/crc32c.h"
+#include "storage/asan/engine/priv.h"
+
+#define CUT_PARTS 32u /* of one request on their way at a time */
+
+static bool is_write(const struct vol_req *r)
+{
+    return r->op == VOL_WRITE || r->op == VOL_ZERO || r->op == VOL_DISCARD;
+}
+
+static void copy_bytes(const struct vol_req *r, size_t pos, uint8_t *data, size_t len, bool to_iov)
+{
+    for (int i = 0; i < r->iovcnt && len; i++) {
+        size_t have = r->iov[i].iov_len;
+        if (pos >= have) {
+            pos -= have;
+            continue;
+        }
+        size_t n = have - pos < len ? have - pos : len;
+        uint8_t *at = (uint8_t *)r->iov[i].iov_base + pos;
+        if (!to_iov)
+            memcpy(data, at, n);
+        else if (data)
+            memcpy(at, data, n);
+        else
+            memset(at, 0, n);
+        if (data)
+            data += n;
+        len -= n;
+        pos = 0;
+    }
+}
+
+/* ---- the end of a request ---- */
+
+static void run_done(struct later *l)
+{
+    struct vreq *q = container_of(l, struct vreq, later);
+    struct vol_req *r = q->r;
+    int status = q->status;
+    iobuf_unref(q->data);
+    free(q);
+    r->done(r, status);
+}
+
+static void finish(struct vreq *q)
+{
+    struct vreq *f;
+    if (is_write(q->r))
+        for (f = TAILQ_NEXT(q, entry); f; ) {
+            struct vreq *next = TAILQ_NEXT(f, entry);
+            if (f->r->op == VOL_FLUSH && f->left && --f->left == 0)
+                finish(f);
+            f = next;
+        }
+    TAILQ_REMOVE(&q->v->active, q, entry);
+    later(q->v->a, &q->later, run_done);
+}
+
+static void resume_cutting(struct volume *v);
+
+void volume_part_done(struct part *p, int status)
+{
+    struct vreq *q = p->req;
+    if (q->r->op == VOL_READ) {
+        if (!status)
+            copy_bytes(q->r, p->data_pos, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length, true);
+        iobuf_unref(p->op.data);
+    }
+    free(p);
+    if (status && !q->status)
+        q->status = status;
+    assert(q->left);
+    q->left--;
+    if (q->in_cut)
+        return;
+    if (!q->cut)
+        resume_cutting(q->v);
+    else if (!q->left)
+        finish(q);
+}
+
+/* ---- cutting ---- */
+
+static void send_part(struct part *p)
+{
+    struct volume *v = p->v;
+    if (v->open) {
+        struct shard *s = shard_get(v, p->shard);
+        owner_submit(s->core, &p->op, now_ms());
+        shard_after(s);
+    } else if (v->sealed && p->op.kind == OWNER_READ) {
+        sealed_read(p);
+    } else {
+        TAILQ_INSERT_TAIL(&v->parked, p, entry);
+    }
+}
+
+static struct part *next_part(struct vreq *q)
+{
+    struct volume *v = q->v;
+    uint64_t at = q->r->offset + q->cursor, left = q->r->length - q->cursor;
+    uint64_t in_shard = at % v->shard_bytes, border = OWNER_OP_BORDER - in_shard % OWNER_OP_BORDER;
+    struct part *p = xcalloc(1, sizeof *p);
+    p->req = q;
+    p->v = v;
+    p->shard = (uint32_t)(at / v->shard_bytes);
+    p->data_pos = q->cursor;
+    p->op.arg = p;
+    p->op.kind = is_write(q->r) ? OWNER_WRITE : OWNER_READ;
+    p->op.zero = q->r->op == VOL_ZERO || q->r->op == VOL_DISCARD;
+    p->op.offset = in_shard;
+    p->op.length = (uint32_t)(left < border ? left : border);
+    if (q->data) {
+        p->op.data = q->data;
+        p->op.data_off = q->cursor;
+        p->op.crc = crc32c(0, q->data->data + q->cursor, p->op.length);
+    }
+    q->cursor += p->op.length;
+    q->left++;
+    return p;
+}
+
+/* Makes parts while few are on their way. A part may come back at once: then it only counts itself off. */
+static bool cut(struct vreq *q)
+{
+    q->in_cut = true;
+    while (q->cursor < q->r->length && q->left < CUT_PARTS)
+        send_part(next_part(q));
+    q->in_cut = false;
+    q->cut = q->cursor == q->r->length;
+    return q->cut;
+}
+
+static void start(struct vreq *q)
+{
+    struct volume *v = q->v;
+    q->started = true;
+    if (q->r->op == VOL_FLUSH) {
+        const struct vreq *w;
+        q->cut = true;
+        TAILQ_FOREACH (w, &v->active, entry) {
+            if (w == q)
+                break;
+            q->left += is_write(w->r);
+        }
+        if (!q->left)
+            finish(q);
+        return;
+    }
+    v->cutting = q;
+    if (!cut(q))
+        return; /* the rest as parts come back */
+    v->cutting = NULL;
+    if (!q->left)
+        finish(q);
+}
+
+static void start_waiting(struct volume *v)
+{
+    struct vreq *q;
+    while (!v->cutting && v->n_waiting) {
+        TAILQ_FOREACH (q, &v->active, entry)
+            if (!q->started)
+                break;
+        assert(q);
+        v->n_waiting--;
+        start(q);
+    }
+}
+
+/* The request being cut goes on; when it is through, those behind it start. */
+static void resume_cutting(struct volume *v)
+{
+    struct vreq *q = v->cutting;
+    if (q->left > CUT_PARTS / 2 || !cut(q))
+        return;
+    v->cutting = NULL;
+    if (!q->left)
+        finish(q);
+    start_waiting(v);
+}
+
+static int check(const struct volume *v, const struct vol_req *r)
+{
+    if (r->op == VOL_FLUSH)
+        return 0;
+    if (!r->length || r->offset % VOL_SECTOR || r->length % VOL_SECTOR || r->offset > v->vol.size_bytes ||
+        r->length > v->vol.size_bytes - r->offset)
+        return E_INVAL;
+    if ((r->op == VOL_READ || r->op == VOL_WRITE) && r->length > VOL_REQ_MAX)
+        return E_INVAL;
+    if (is_write(r) && v->sealed)
+        return E_INVAL;
+    return v->gone ? E_CANCELED : 0;
+}
+
+static void submit(struct vol *vol, struct vol_req *r)
+{
+    struct volume *v = (struct volume *)vol;
+    struct vreq *q = xcalloc(1, sizeof *q);
+    q->v = v;
+    q->r = r;
+    q->status = check(v, r);
+    TAILQ_INSERT_TAIL(&v->active, q, entry);
+    if (q->status) {
+        q->cut = true;
+        TAILQ_REMOVE(&v->active, q, entry);
+        later(v->a, &q->later, run_done);
+        return;
+    }
+    if (r->op == VOL_WRITE) {
+        q->data = iobuf_new(r->length);
+        copy_bytes(r, 0, q->data->data, r->length, false);
+    }
+    v->n_waiting++;
+    start_waiting(v);
+    own_update(v);
+}
+
+/* ---- parked parts ---- */
+
+void volume_unpark(struct volume *v)
+{
+    TAILQ_HEAD(, part) parts = TAILQ_HEAD_INITIALIZER(parts);
+    struct part *p;
+    TAILQ_CONCAT(&parts, &v->parked, entry);
+    while ((p = TAILQ_FIRST(&parts))) {
+        TAILQ_REMOVE(&parts, p, entry);
+        send_part(p);
+    }
+}
+
+/* The volume goes away under its users. Its cores are closed, so every part is parked. */
+void volume_cancel(struct volume *v)
+{
+    struct part *p;
+    struct vreq *q;
+    assert(!v->open);
+    if ((q = v->cutting)) {
+        q->r->length = q->cursor; /* the rest is never made */
+        q->cut = true;
+        v->cutting = NULL;
+        if (!q->left) {
+            q->status = E_CANCELED;
+            finish(q);
+        }
+    }
+    while ((p = TAILQ_FIRST(&v->parked))) {
+        TAILQ_REMOVE(&v->parked, p, entry);
+        volume_part_done(p, E_CANCELED);
+    }
+    while (v->n_waiting && !v->cutting) { /* those behind it have not begun */
+        TAILQ_FOREACH (q, &v->active, entry)
+            if (!q->started)
+                break;
+        assert(q);
+        v->n_waiting--;
+        q->started = q->cut = true;
+        q->status = E_CANCELED;
+        finish(q);
+    }
+}
+
+bool volume_idle(const struct volume *v)
+{
+    return TAILQ_EMPTY(&v->active);
+}
+
+/* ---- life ---- */
+
+struct volume *volume_new(struct asan *a, const char *id)
+{
+    static const struct vol_ops ops = {.submit = submit};
+    struct volume *v = xcalloc(1, sizeof *v);
+    v->vol.ops = &ops;
+    v->a = a;
+    memcpy(v->id, id, ID_LEN + 1);
+    if (!id_parse(id, &v->bin)) {
+        free(v);
+        return NULL;
+    }
+    TAILQ_INIT(&v->active);
+    TAILQ_INIT(&v->parked);
+    TAILQ_INIT(&v->claim_waits);
+    htab_insert(&a->volumes, &v->node, hash_str(v->id));
+    return v;
+}
+
+void volume_free(struct volume *v)
+{
+    assert(!v->open && volume_idle(v) && !v->users);
+    for (uint32_t i = 0; i < SHARDS_MAX; i++)
+        if (v->shard[i])
+            shard_unref(v->shard[i]);
+    htab_remove(&v->a->volumes, &v->node);
+    free(v->name);
+    free(v);
+}
