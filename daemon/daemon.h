@@ -18,7 +18,7 @@ struct ha;
 struct rest;
 struct guests;
 struct moves;
-struct peers;
+struct nodelinks;
 struct dbserver;
 
 #define CONF_DISKS_MAX 16
@@ -53,7 +53,7 @@ struct daemon {
     struct ha *ha;
     struct guests *guests;
     struct moves *moves;
-    struct peers *peers;
+    struct nodelinks *nodelinks;
     char *local_db;                 /* "unix:…" of this node's database server; NULL if it runs none */
 
     struct rest *rest;

@@ -8,7 +8,7 @@
 #include "cluster/task.h"
 #include "daemon/guest_txn.h"
 #include "daemon/guests.h"
-#include "daemon/peers.h"
+#include "daemon/nodelinks.h"
 #include "ha/plan.h"
 #include "migrate/migrate.h"
 
@@ -64,7 +64,7 @@ static struct move *find(struct moves *m, const char *id)
 static struct rpc_peer *get_peer(void *ctx, const char *node)
 {
     struct moves *m = ctx;
-    return peers_get(m->d->peers, node);
+    return nodelinks_get(m->d->nodelinks, node);
 }
 
 static void on_txn(void *arg, int status, const struct err *e)

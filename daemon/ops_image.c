@@ -15,7 +15,7 @@
 
 static int64_t align_up(int64_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
 
-bool image_file_parse(const char *text, int64_t *ret_offset, int64_t *ret_length, char *ret_sha256)
+bool ops_image_file_parse(const char *text, int64_t *ret_offset, int64_t *ret_length, char *ret_sha256)
 {
     int end = 0;
     char sha[65] = "";
@@ -210,7 +210,7 @@ static int build_file_done(struct op *op, const struct cdb_view *v, struct cdb_t
     if (img->files.n > IMAGE_FILES_MAX)
         return err_set(e, E_CORRUPT, "image %s: too many files", img->name);
     for (size_t i = 0; i < img->files.n; i++) {
-        if (!image_file_parse(img->files.v[i], &off, &len, sha))
+        if (!ops_image_file_parse(img->files.v[i], &off, &len, sha))
             return err_set(e, E_CORRUPT, "image %s: damaged row", img->name);
         if (strcmp(img->files.k[i], s->file) == 0)
             snprintf(sha, sizeof sha, "%.64s", s->sha256);

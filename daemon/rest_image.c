@@ -245,7 +245,7 @@ static int prepare(struct rest_req *rq, struct upload *u, struct err *e)
     if (strcmp(img->state, "importing") != 0)
         return err_set(e, E_BUSY, "image %s is %s and takes no more files\nto import anew delete it first: cohort image delete %s", img->name, img->state, img->name);
     const char *text = cdb_smap_get(&img->files, rq->arg[1]);
-    if (!text || !image_file_parse(text, &off, &len, sha))
+    if (!text || !ops_image_file_parse(text, &off, &len, sha))
         return err_set(e, E_NOTFOUND, "image %s has no file \"%.40s\"", img->name, rq->arg[1]);
     if (*sha)
         return err_set(e, E_EXISTS, "image %s has the file %s already", img->name, rq->arg[1]);
@@ -267,7 +267,7 @@ static int prepare(struct rest_req *rq, struct upload *u, struct err *e)
     u->offset = off;
     u->length = len;
     for (size_t i = 0; i < img->files.n; i++)
-        if (image_file_parse(img->files.v[i], &off, &len, sha) && *sha)
+        if (ops_image_file_parse(img->files.v[i], &off, &len, sha) && *sha)
             u->before += len;
     return E_OK;
 }

@@ -16,7 +16,7 @@
 #include "daemon/image_io.h"
 #include "daemon/moves.h"
 #include "daemon/nets.h"
-#include "daemon/peers.h"
+#include "daemon/nodelinks.h"
 #include "daemon/remotes.h"
 #include "daemon/rest.h"
 #include "ha/ha.h"
@@ -95,7 +95,7 @@ static void on_lease(uint64_t until_boot_ns, void *arg)
 static struct rpc_peer *get_peer(const char *node, void *arg)
 {
     struct daemon *d = arg;
-    return d->peers ? peers_get(d->peers, node) : NULL;
+    return d->nodelinks ? nodelinks_get(d->nodelinks, node) : NULL;
 }
 
 /* ---- storage and guests: once this node's rows are there ---- */
@@ -198,7 +198,7 @@ static void on_view(struct cdb_link *l, void *arg)
     if (!v || !d->ha)
         return;
     keep_remotes(d, v);
-    peers_update(d->peers, v);
+    nodelinks_update(d->nodelinks, v);
     voters_changed(parts.voters);
     ha_view_changed(d->ha);
     nets_update(d, v);
@@ -248,7 +248,7 @@ static int open_rpc(struct daemon *d, struct err *e)
     if (rc)
         return rc;
     hc.rpc = d->rpc;
-    d->peers = peers_open(d->rpc, d->node_id);
+    d->nodelinks = nodelinks_open(d->rpc, d->node_id);
     if ((rc = ha_open(&hc, &d->ha, e)) || (rc = moves_open(d, &d->moves, e)))
         return rc;
     return rpc_listen(d->rpc, d->conf.address, d->conf.control_port, &d->rpc_server, e);
@@ -294,7 +294,7 @@ void daemon_leave(struct daemon *d)
     asan_stop(d->asan);
     if (parts.voters)
         voters_close(parts.voters);
-    peers_close(d->peers);
+    nodelinks_close(d->nodelinks);
     rpc_env_close(d->rpc);
     if (d->link)
         cdb_link_close(d->link);

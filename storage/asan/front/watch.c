@@ -5,7 +5,7 @@
 #include "base/buf.h"
 #include "storage/asan/front/watch.h"
 
-int watch_new(uv_loop_t *loop, int fd, void (*readable)(void *arg), void *arg, struct watch **ret_watch)
+int iowatch_new(uv_loop_t *loop, int fd, void (*readable)(void *arg), void *arg, struct watch **ret_watch)
 {
     struct watch *w = xcalloc(1, sizeof *w);
     if (uv_poll_init(loop, &w->poll, fd)) {
@@ -26,7 +26,7 @@ static void on_poll(uv_poll_t *h, int status, int events)
     w->readable(w->arg);
 }
 
-void watch_set(struct watch *w, bool on)
+void iowatch_set(struct watch *w, bool on)
 {
     if (w->on == on)
         return;
@@ -40,7 +40,7 @@ static void on_closed(uv_handle_t *h)
     free(h->data);
 }
 
-void watch_close(struct watch *w)
+void iowatch_close(struct watch *w)
 {
     if (!w)
         return;

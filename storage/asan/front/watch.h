@@ -16,8 +16,8 @@ struct watch {
 };
 
 /* Not watching yet. E_PROTO if the descriptor cannot be watched (a regular file); it is then still the caller's. */
-MUST_CHECK int watch_new(uv_loop_t *loop, int fd, void (*readable)(void *arg), void *arg, struct watch **ret_watch);
-void watch_set(struct watch *w, bool on);
-void watch_close(struct watch *w); /* NULL is fine */
+MUST_CHECK int iowatch_new(uv_loop_t *loop, int fd, void (*readable)(void *arg), void *arg, struct watch **ret_watch);
+void iowatch_set(struct watch *w, bool on);
+void iowatch_close(struct watch *w); /* NULL is fine */
 
 #endif

@@ -183,7 +183,7 @@ void store_fence(struct store *s, struct store_op *op, const struct store_shard_
                                 (unsigned long long)epoch, (unsigned long long)shard_bytes), &e);
         return;
     }
-    struct shard *sh = shard_get(&s->index, id);
+    struct shard *sh = index_shard(&s->index, id);
     if (sh->exists && sh->epoch == epoch && sh->shard_bytes == shard_bytes && TAILQ_EMPTY(&s->metaq) && !s->meta_running) {
         op_later(s, op, E_OK, NULL);
         return;
@@ -197,7 +197,7 @@ void store_drop(struct store *s, struct store_op *op, const struct store_shard_i
     struct err e;
     if (store_refuses(s, op))
         return;
-    struct shard *sh = shard_get(&s->index, id);
+    struct shard *sh = index_shard(&s->index, id);
     if (epoch < sh->epoch || sh->dropping) {
         bool stale = epoch < sh->epoch;
         op_later(s, op, err_set(&e, stale ? E_STALE : E_BUSY, SHARD_FMT ": drop by epoch %llu, installed is %llu%s",

@@ -34,7 +34,7 @@ struct shard *shard_find(const struct index *x, const struct store_shard_id *id)
     return NULL;
 }
 
-struct shard *shard_get(struct index *x, const struct store_shard_id *id)
+struct shard *index_shard(struct index *x, const struct store_shard_id *id)
 {
     struct shard *sh = shard_find(x, id);
     if (sh)

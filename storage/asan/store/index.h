@@ -101,7 +101,7 @@ void index_init(struct index *x);
 void index_free(struct index *x);
 
 struct shard *shard_find(const struct index *x, const struct store_shard_id *id);
-struct shard *shard_get(struct index *x, const struct store_shard_id *id); /* makes it, exists = false */
+struct shard *index_shard(struct index *x, const struct store_shard_id *id); /* makes it, exists = false */
 struct ext *ext_find(const struct index *x, const struct shard *sh, uint32_t index);
 struct ext *ext_get(struct index *x, struct shard *sh, uint32_t index);
 void ext_put(struct index *x, struct ext *t); /* frees it if it says nothing any more */

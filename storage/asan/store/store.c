@@ -91,7 +91,7 @@ static int on_number(void *arg, uint64_t number, struct err *e)
 static int on_fence(void *arg, const struct store_shard_id *id, const struct meta_fence *f, struct err *e)
 {
     struct store *s = arg;
-    struct shard *sh = shard_get(&s->index, id);
+    struct shard *sh = index_shard(&s->index, id);
     sh->epoch = f->epoch;
     sh->shard_bytes = f->shard_bytes;
     sh->floor_pos = f->floor_pos;

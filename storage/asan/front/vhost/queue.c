@@ -109,7 +109,7 @@ int queue_try_start(struct vhost_queue *q, struct err *e)
         log_info("%s: queue %u: %u requests of before carried out again", s->srv->label, q->index, n);
     q->started = true;
     q->broken = false;
-    watch_set(q->kick, true);
+    iowatch_set(q->kick, true);
     serve(q); /* the kick may have come before we watched */
     signal_fd(q->call_fd); /* the process before us may have died between publishing and notifying */
     return E_OK;
@@ -118,13 +118,13 @@ int queue_try_start(struct vhost_queue *q, struct err *e)
 int queue_set_kick(struct vhost_queue *q, int fd)
 {
     struct watch *w;
-    int rc = watch_new(q->s->srv->loop, fd, on_kick, q, &w);
+    int rc = iowatch_new(q->s->srv->loop, fd, on_kick, q, &w);
     if (rc)
         return rc;
-    watch_close(q->kick);
+    iowatch_close(q->kick);
     q->kick = w;
     if (q->started)
-        watch_set(w, enabled(q) && !q->base_wanted && !q->broken);
+        iowatch_set(w, enabled(q) && !q->base_wanted && !q->broken);
     return E_OK;
 }
 
@@ -149,14 +149,14 @@ void queue_set_enabled(struct vhost_queue *q, bool on)
     if (!q->started)
         return;
     if (q->kick)
-        watch_set(q->kick, enabled(q) && !q->base_wanted && !q->broken);
+        iowatch_set(q->kick, enabled(q) && !q->base_wanted && !q->broken);
     q->again = on;
     schedule(q);
 }
 
 void queue_stop(struct vhost_queue *q)
 {
-    watch_close(q->kick);
+    iowatch_close(q->kick);
     q->kick = NULL;
     q->base_wanted = true;
     schedule(q);
@@ -172,7 +172,7 @@ void queue_detach(struct vhost_queue *q)
         TAILQ_REMOVE(&q->s->srv->flush, q, flush);
         q->in_flush = false;
     }
-    watch_close(q->kick);
+    iowatch_close(q->kick);
     q->kick = NULL;
     if (q->call_fd >= 0)
         close(q->call_fd);
@@ -187,7 +187,7 @@ static void ring_broken(struct vhost_queue *q)
     log_warn("%s: queue %u: the guest's ring is inconsistent; the queue stops", q->s->srv->label, q->index);
     q->broken = true;
     if (q->kick)
-        watch_set(q->kick, false);
+        iowatch_set(q->kick, false);
     signal_fd(q->err_fd);
 }
 
@@ -297,7 +297,7 @@ static void on_kick(void *arg)
     ssize_t n = read(q->kick->fd, &count, sizeof count);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
         log_warn("%s: queue %u: kick descriptor closed", q->s->srv->label, q->index);
-        watch_set(q->kick, false);
+        iowatch_set(q->kick, false);
         return;
     }
     serve(q);

@@ -150,12 +150,12 @@ int vhost_server_open(struct uv_loop_s *loop, const char *socket_path, struct vo
     if (rc)
         return rc;
     struct vhost_server *srv = server_new(loop, v, conf, socket_path);
-    rc = watch_new(loop, fd, on_connect, srv, &listener);
+    rc = iowatch_new(loop, fd, on_connect, srv, &listener);
     assert(!rc); /* a fresh socket can be watched */
     srv->listener = listener;
     srv->path = xstrdup(socket_path);
     srv->file = file;
-    watch_set(listener, true);
+    iowatch_set(listener, true);
     *ret_srv = srv;
     return E_OK;
 }
@@ -174,7 +174,7 @@ void vhost_server_close(struct vhost_server *srv, void (*done)(void *arg), void 
     srv->closing = true;
     srv->closed = done;
     srv->closed_arg = arg;
-    watch_close(srv->listener);
+    iowatch_close(srv->listener);
     srv->listener = NULL;
     if (srv->path)
         sock_unlink(srv->path, &srv->file);

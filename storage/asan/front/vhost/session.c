@@ -32,13 +32,13 @@ struct vhost_session *session_new(struct vhost_server *srv, int sock)
     s->queue = xcalloc(srv->dev.queues, sizeof *s->queue);
     for (unsigned i = 0; i < srv->dev.queues; i++)
         queue_init(&s->queue[i], s, i);
-    if (watch_new(srv->loop, sock, on_socket, s, &s->sock)) {
+    if (iowatch_new(srv->loop, sock, on_socket, s, &s->sock)) {
         close(sock);
         free(s->queue);
         free(s);
         return NULL;
     }
-    watch_set(s->sock, true);
+    iowatch_set(s->sock, true);
     return s;
 }
 
@@ -48,7 +48,7 @@ void session_drop(struct vhost_session *s)
         return;
     for (unsigned i = 0; i < s->srv->dev.queues; i++)
         queue_detach(&s->queue[i]);
-    watch_close(s->sock);
+    iowatch_close(s->sock);
     s->sock = NULL;
     vhost_rx_reset(&s->rx);
     if (s->backend_fd >= 0)

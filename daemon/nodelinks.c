@@ -1,5 +1,5 @@
 /* Control connections to the other nodes: opened when a node appears in the database, replaced when its address changes. */
-#include "daemon/peers.h"
+#include "daemon/nodelinks.h"
 #include <stdlib.h>
 #include <string.h>
 #include "base/log.h"
@@ -14,15 +14,15 @@ struct link {
     LIST_ENTRY(link) entry;
 };
 
-struct peers {
+struct nodelinks {
     struct rpc_env *env;
     char self[ID_LEN + 1];
     LIST_HEAD(, link) links;
 };
 
-struct peers *peers_open(struct rpc_env *env, const char *self)
+struct nodelinks *nodelinks_open(struct rpc_env *env, const char *self)
 {
-    struct peers *p = xcalloc(1, sizeof *p);
+    struct nodelinks *p = xcalloc(1, sizeof *p);
     p->env = env;
     snprintf(p->self, sizeof p->self, "%s", self);
     return p;
@@ -35,7 +35,7 @@ static void drop(struct link *l)
     free(l);
 }
 
-void peers_close(struct peers *p)
+void nodelinks_close(struct nodelinks *p)
 {
     struct link *l;
     while (p && (l = LIST_FIRST(&p->links)))
@@ -43,7 +43,7 @@ void peers_close(struct peers *p)
     free(p);
 }
 
-static struct link *find(struct peers *p, const char *node)
+static struct link *find(struct nodelinks *p, const char *node)
 {
     struct link *l;
     LIST_FOREACH (l, &p->links, entry)
@@ -52,7 +52,7 @@ static struct link *find(struct peers *p, const char *node)
     return NULL;
 }
 
-static void add(struct peers *p, const struct cdb_node *n)
+static void add(struct nodelinks *p, const struct cdb_node *n)
 {
     struct err e = {0};
     struct link *l = xcalloc(1, sizeof *l);
@@ -68,7 +68,7 @@ static void add(struct peers *p, const struct cdb_node *n)
     LIST_INSERT_HEAD(&p->links, l, entry);
 }
 
-void peers_update(struct peers *p, const struct cdb_view *v)
+void nodelinks_update(struct nodelinks *p, const struct cdb_view *v)
 {
     struct link *l;
     LIST_FOREACH (l, &p->links, entry)
@@ -94,7 +94,7 @@ void peers_update(struct peers *p, const struct cdb_view *v)
     }
 }
 
-struct rpc_peer *peers_get(struct peers *p, const char *node)
+struct rpc_peer *nodelinks_get(struct nodelinks *p, const char *node)
 {
     struct link *l = find(p, node);
     return l ? l->rpc : NULL;
