@@ -42,17 +42,23 @@ def form(lab):
         wait_daemon(lab, node)
     if not member(lab, first):
         start = time.monotonic()
-        _patiently(first, "POST", "/cluster/init", {"name": lab.id}, 60, "cluster init")
+        # The admin token is shown this one time.
+        lab.state["token"] = _patiently(first, "POST", "/cluster/init", {"name": lab.id}, 60, "cluster init")["admin_token"]
+        lab.save()
         say(f"    {first['name']}: cluster {lab.id!r} founded ({time.monotonic() - start:.1f} s)")
     for node in lab.nodes()[1:]:
         if member(lab, node):
             continue
         start = time.monotonic()
         token = _patiently(first, "POST", "/cluster/tokens", {"role": "join", "ttl_s": 600}, 60, "join token")["token"]
-        _patiently(node, "POST", "/cluster/join", {"token": token}, 60, f"{node['name']} joins")
+        try:
+            _patiently(node, "POST", "/cluster/join", {"token": token}, 60, f"{node['name']} joins")
+        except LabError:
+            if not member(lab, node):  # else an earlier attempt had been heard, only its answer was lost
+                raise
         say(f"    {node['name']}: joined ({time.monotonic() - start:.1f} s)")
     wait_up(lab)
-    if not lab.state.get("token"):
+    if not lab.state.get("token"):  # an interrupted `up` may have missed it
         name = f"lab-{time.time_ns():x}"
         lab.state["token"] = _patiently(first, "POST", "/tokens", {"name": name, "role": "admin"}, 60, "admin token")["token"]
     lab.state["ca_file"] = os.path.join(lab.node_dir(first), "lib/cohort/pki/ca.pem")
