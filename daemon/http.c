@@ -2,7 +2,8 @@
  *
  * libmicrohttpd (0.9.75) rules that shape this file: an answer may be queued only in the first call of the access
  * handler or after the whole body was read; a suspended connection is not looked at, so a client that left is noticed
- * after the answer; MHD_stop_daemon() must not meet a suspended connection. */
+ * after the answer; MHD_stop_daemon() must not meet a suspended connection; MHD_resume_connection() takes effect in the
+ * next MHD_run(), and without threads of its own the library does not ask for one. */
 #include "daemon/http.h"
 
 #include <assert.h>
@@ -45,7 +46,7 @@ struct http {
     uv_poll_t poll;
     uv_timer_t timer;
     struct http_handler handler;
-    bool local, closing;
+    bool local, closing, resumed;
     int open_handles, fd;
     LIST_HEAD(, request) requests;
 };
@@ -62,8 +63,11 @@ static void run(struct http *h)
     MHD_UNSIGNED_LONG_LONG ms;
     if (h->closing)
         return;
+    h->resumed = false;
     MHD_run(h->mhd);
-    if (MHD_get_timeout(h->mhd, &ms) == MHD_YES)
+    if (h->resumed)
+        uv_timer_start(&h->timer, on_timer, 0, 0);
+    else if (MHD_get_timeout(h->mhd, &ms) == MHD_YES)
         uv_timer_start(&h->timer, on_timer, ms, 0);
     else
         uv_timer_stop(&h->timer);
@@ -88,6 +92,8 @@ static void wake(struct request *r)
     if (r->suspended) {
         r->suspended = false;
         MHD_resume_connection(r->conn);
+        r->http->resumed = true;
+        uv_timer_start(&r->http->timer, on_timer, 0, 0);
     }
 }
 

@@ -353,8 +353,10 @@ static void on_gone(struct http_req *h, void *arg)
     rq->http_gone = true;
     if (!rq->started || rq->r->closing)
         rq->answered = true; /* no handler runs (any more) that would answer */
-    else if (!rq->answered && rq->on_gone)
-        rq->on_gone(rq);
+    else if (!rq->answered && rq->on_gone) {
+        rq->on_gone(rq); /* may answer, which frees it: do not look again */
+        return;
+    }
     req_free(rq);
 }
 
