@@ -134,9 +134,7 @@ def start(lab, node, timeout=60):
 
 def node_path(lab):
     """The lab's own build of cohort, cohort-guard and so on before everything else."""
-    b = lab.state["build"]
-    return ":".join([os.path.join(b, "daemon"), os.path.join(b, "cli"), os.path.join(b, "compute"),
-                     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
+    return os.path.join(lab.state["build"], "bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def power_off(lab, node):
@@ -214,7 +212,7 @@ def show_cut_warning(node):
 def daemon_argv(build, override):
     if override:
         return [override]
-    path = os.path.join(build, "daemon", "cohortd")
+    path = os.path.join(build, "bin", "cohortd")
     if not os.access(path, os.X_OK):
         raise LabError(f"{path} is not built; run: cmake --preset dev && cmake --build --preset dev (in {ROOT}), or deploy/quickstart")
     return [path, "--config", "/etc/cohort/cohortd.json"]

@@ -363,7 +363,7 @@ def need(build):
         skip("needs root for namespaces")
     if not os.path.exists("/dev/net/tun"):
         skip("needs /dev/net/tun for guests' network cards")
-    for path in (os.path.join(build, "daemon", "cohortd"), os.path.join(build, "cli", "cohort"), os.path.join(GUEST_IMAGE, "kernel")):
+    for path in (os.path.join(build, "bin", "cohortd"), os.path.join(build, "bin", "cohort"), os.path.join(GUEST_IMAGE, "kernel")):
         if not os.path.exists(path):
             raise Failure(f"{path} is missing: build it first (deploy/test does)")
 
