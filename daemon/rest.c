@@ -467,6 +467,7 @@ void rest_close(struct rest *r)
     if (!r)
         return;
     r->closing = true;
+    founding_forget(r->founding);
     ops_close(r->ops);
     http_close(r->tls_http);
     http_close(r->unix_http);

@@ -52,7 +52,7 @@ struct rest {
     struct imports *imports;
     const struct image_io *image_io; /* NULL until there is storage */
     LIST_HEAD(, rest_req) requests;
-    bool founding;               /* init or join is on its way */
+    struct founding *founding;   /* init or join that is on its way in a worker */
     bool closing;
 };
 
@@ -132,6 +132,7 @@ void rest_page(struct rest_req *rq);
 void rest_page_css(struct rest_req *rq);
 void rest_page_js(struct rest_req *rq);
 
+void founding_forget(struct founding *f); /* its result will reach nobody; NULL is fine */
 void imports_close(struct imports *im); /* NULL is fine */
 
 #endif

@@ -24,7 +24,8 @@ LOG_MODULE("rest")
 struct founding {
     uv_work_t work;
     struct rest_req *rq;
-    struct rest *r;
+    struct rest *r; /* NULL: the API closed meanwhile */
+    struct daemon *d;
     char cluster[64];
     struct join_token token;
     bool join;
@@ -39,7 +40,7 @@ static void found_work(uv_work_t *w)
     struct founding *f = container_of(w, struct founding, work);
     struct member_conf c;
     struct member_disk disks[CONF_DISKS_MAX];
-    daemon_member_conf(f->r->d, &c, disks);
+    daemon_member_conf(f->d, &c, disks);
     f->rc = f->join ? join_cluster(&c, &f->token, &f->id, &f->err) : member_init(&c, f->cluster, &f->id, f->secret, &f->err);
 }
 
@@ -47,11 +48,16 @@ static void found_done(uv_work_t *w, int status)
 {
     struct founding *f = container_of(w, struct founding, work);
     struct rest_req *rq = f->rq;
-    f->r->founding = false;
+    if (!f->r) {
+        log_warn("cluster %s: the daemon stopped before its end; if node.json is there this node is a member at the next start", f->join ? "join" : "init");
+        free(f);
+        return;
+    }
+    f->r->founding = NULL;
     if (status != 0)
         f->rc = err_set(&f->err, E_CANCELED, "the daemon is stopping");
     if (f->rc == E_OK) {
-        f->rc = daemon_become_member(f->r->d, &f->err);
+        f->rc = daemon_become_member(f->d, &f->err);
         if (f->rc != E_OK)
             err_wrap(&f->err, "this node is a member now, but not everything started");
     }
@@ -78,9 +84,16 @@ static void found(struct rest_req *rq, struct founding *f)
     }
     f->rq = rq;
     f->r = rq->r;
-    rq->r->founding = true;
+    f->d = rq->r->d;
+    rq->r->founding = f;
     if (uv_queue_work(rq->r->d->loop, &f->work, found_work, found_done) != 0)
         abort(); /* fails only for a missing callback */
+}
+
+void founding_forget(struct founding *f)
+{
+    if (f)
+        f->r = NULL;
 }
 
 void rest_cluster_init(struct rest_req *rq)

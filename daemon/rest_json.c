@@ -167,7 +167,7 @@ json_t *json_image(const struct cdb_view *v, const struct cdb_image *img)
     put_str(o, "state", img->state);
     put_str(o, "message", img->message);
     for (size_t i = 0; i < img->files.n; i++) {
-        if (!image_file_parse(img->files.v[i], &off, &len, sha))
+        if (!ops_image_file_parse(img->files.v[i], &off, &len, sha))
             continue;
         json_t *f = json_object();
         put_int(f, "size_bytes", len);

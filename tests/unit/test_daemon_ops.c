@@ -344,7 +344,7 @@ static void images(void **s)
     assert_int_equal(twin_end(&w, op_image_create(w.ops, &i, twin_done, &w, &w.err)), E_OK);
     snprintf(id, sizeof id, "%.36s", w.id);
     const struct cdb_image *img = cdb_image_get(twin_view(&w), id);
-    assert_true(image_file_parse(cdb_smap_get(&img->files, "initrd"), &off, &len, sha));
+    assert_true(ops_image_file_parse(cdb_smap_get(&img->files, "initrd"), &off, &len, sha));
     assert_int_equal(off, 5001216); /* next multiple of 4096 */
     assert_int_equal(len, 100);
     assert_string_equal(sha, "");
@@ -375,9 +375,9 @@ static void images(void **s)
     };
     for (size_t k = 0; k < sizeof bad / sizeof *bad; k++)
         assert_int_equal(twin_end(&w, op_image_create(w.ops, &bad[k], twin_done, &w, &w.err)), E_INVAL);
-    assert_false(image_file_parse("1,2", &off, &len, sha));
-    assert_false(image_file_parse("x,2,", &off, &len, sha));
-    assert_false(image_file_parse("1,2,abc", &off, &len, sha));
+    assert_false(ops_image_file_parse("1,2", &off, &len, sha));
+    assert_false(ops_image_file_parse("x,2,", &off, &len, sha));
+    assert_false(ops_image_file_parse("1,2,abc", &off, &len, sha));
 }
 
 static void node_removal(void **s)
