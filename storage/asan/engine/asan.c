@@ -70,10 +70,16 @@ static void on_tick(uv_timer_t *t)
     front_tick(a);
     const struct cdb_view *view = view_of(a);
     struct htab_node *n, *next;
+    bool recheck = a->recheck, here;
+    a->recheck = false;
     HTAB_FOR_EACH_SAFE (n, next, &a->volumes) {
         struct volume *v = container_of(n, struct volume, node);
-        if (view && a->view_seen && v->seen && v->deleting)
+        if (!view || !a->view_seen || !v->seen)
+            continue;
+        if (v->deleting)
             drop_update(v, view);
+        else if (recheck)
+            v->maintain = resync_wanted(a, view, v, &here) && here;
     }
 }
 

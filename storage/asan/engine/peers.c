@@ -26,6 +26,7 @@ bool gdisk_up(struct asan *a, const struct gdisk *g)
 void disk_conn(struct asan *a, const char *node, bool up)
 {
     struct htab_node *n;
+    a->recheck = true;
     HTAB_FOR_EACH (n, &a->volumes) {
         struct volume *v = container_of(n, struct volume, node);
         for (uint32_t i = 0; v->open && i < v->n_shards; i++) {

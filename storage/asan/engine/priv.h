@@ -204,7 +204,7 @@ struct asan {
     struct htab volumes;
     LIST_HEAD(, vhost) vhosts;
     struct nbd_server *nbd;
-    bool lease, stopping;
+    bool lease, stopping, recheck; /* recheck: a disk came or went: which volumes need us? */
     bool view_seen, barrier_busy; /* view_seen: the view is as new as this process */
     unsigned joins, open_stores, closing; /* closing: steps of stopping that are under way */
     int stop_stage;

@@ -17,10 +17,10 @@ bool resync_wanted(struct asan *a, const struct cdb_view *view, const struct vol
             const struct gdisk *g = gdisk_get(a, row->replicas.v[k]);
             if (!g->usable)
                 continue;
-            if (!cdb_shard_in_sync(view, row, g->id))
+            if (cdb_shard_in_sync(view, row, g->id))
+                first = first ? first : g;
+            else if (gdisk_up(a, g)) /* else there is nothing to do yet, and no reason to hold the volume */
                 behind = true;
-            else if (!first)
-                first = g;
         }
         if (!behind || !first)
             continue;
