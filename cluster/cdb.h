@@ -28,8 +28,10 @@ struct cdb_conf {
     const char *remotes;      /* "unix:/run/cohort/db.sock" or "ssl:192.0.2.1:6641,ssl:…" */
     const char *ca_pem, *cert_pem, *key_pem; /* for ssl: */
     const char *local_unixctl; /* ctl socket of the ovsdb-server on this node, NULL if none here */
-    const char *local_sock;    /* its db socket ("unix:…"), watched for RAFT leadership; NULL if none here */
-    const char *client;        /* names this client for good (the node id): see ovsdb.c, "Exactly once"; NULL = random */
+    const char *local_sock;    /* its db socket ("unix:…"), watched for RAFT leadership; may be given although no server
+                                  is there yet; NULL if never */
+    const char *client;        /* names this client for good (the node id), one open at a time; NULL = random,
+                                  but each random name leaves a small row behind. See ovsdb.c, "Exactly once" */
 };
 MUST_CHECK int cdb_open(const struct cdb_conf *conf, struct cdb **ret_db, struct err *e); /* starts the thread */
 struct cdb *cdb_mem_open(void); /* in-memory twin; same semantics, thread-safe */

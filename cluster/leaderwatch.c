@@ -22,7 +22,7 @@ struct leaderwatch {
     unsigned seqno;
     long long reopen_at;
     struct json *request_id;
-    bool leader, connected;
+    bool leader;
 };
 
 static void session_open(struct leaderwatch *w)
@@ -86,14 +86,12 @@ static void take_updates(struct leaderwatch *w, const struct json *updates)
             const struct json *old = update->type == JSON_OBJECT ? shash_find_data(json_object(update), "old") : NULL;
             const struct json *name = old && old->type == JSON_OBJECT ? shash_find_data(json_object(old), "name") : NULL;
             if (name && name->type == JSON_STRING && !strcmp(json_string(name), w->database))
-                w->leader = w->connected = false;
+                w->leader = false;
             continue;
         }
         const struct json *name = row->type == JSON_OBJECT ? shash_find_data(json_object(row), "name") : NULL;
-        if (name && name->type == JSON_STRING && !strcmp(json_string(name), w->database)) {
-            w->leader = flag(row, "leader");
-            w->connected = flag(row, "connected");
-        }
+        if (name && name->type == JSON_STRING && !strcmp(json_string(name), w->database))
+            w->leader = flag(row, "leader") && flag(row, "connected");
     }
 }
 
@@ -109,7 +107,7 @@ void leaderwatch_run(struct leaderwatch *w)
 {
     jsonrpc_session_run(w->session);
     if (!jsonrpc_session_is_connected(w->session)) {
-        w->leader = w->connected = false;
+        w->leader = false;
         if (time_msec() >= w->reopen_at) {
             session_open(w);
             jsonrpc_session_run(w->session);
@@ -120,7 +118,7 @@ void leaderwatch_run(struct leaderwatch *w)
     unsigned seqno = jsonrpc_session_get_seqno(w->session);
     if (seqno != w->seqno) {
         w->seqno = seqno;
-        w->leader = w->connected = false;
+        w->leader = false;
         if (jsonrpc_session_is_connected(w->session))
             send_monitor(w);
     }
@@ -142,9 +140,4 @@ void leaderwatch_wait(struct leaderwatch *w)
 bool leaderwatch_leader(const struct leaderwatch *w)
 {
     return w && w->leader;
-}
-
-bool leaderwatch_connected(const struct leaderwatch *w)
-{
-    return w && w->connected;
 }

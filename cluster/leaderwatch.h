@@ -1,4 +1,4 @@
-/* Watches the `_Server` database of this node's ovsdb-server: does it lead, is it in contact with a quorum? In the
+/* Watches the `_Server` database of this node's ovsdb-server: does it lead RAFT's cluster? In the
  * database thread only. */
 #ifndef COHORT_CLUSTER_LEADERWATCH_H
 #define COHORT_CLUSTER_LEADERWATCH_H
@@ -12,6 +12,5 @@ void leaderwatch_close(struct leaderwatch *w);
 void leaderwatch_run(struct leaderwatch *w);
 void leaderwatch_wait(struct leaderwatch *w);
 bool leaderwatch_leader(const struct leaderwatch *w);    /* false while the server cannot be reached */
-bool leaderwatch_connected(const struct leaderwatch *w);
 
 #endif

@@ -14,6 +14,7 @@
  *  - An unknown outcome is resolved by sending the same again. If the marker in the database is this transaction's, it had
  *    been carried out. If not, it is carried out now, and an earlier copy that still lies in a server's queue can never be,
  *    because its required marker is gone.
+ * This needs the client's name to itself: two open clients of one name would overwrite each other's marker.
  * One transaction at a time is on its way (the server commits one at a time, too: each RAFT entry names its predecessor).
  *
  * Threads: run() and wait() in the database thread. cdb.lock guards `queue`, `remotes_next` and what link.h says.
@@ -47,7 +48,7 @@ METRIC_COUNTER(m_rescued, "cohort_cdb_rescued_total", "Transactions found to be 
 /* ovsdb_cs waits up to 8 s between attempts; without quorum for a while that would be our delay, too. */
 #define REOPEN_LOCAL_MS 500
 #define REOPEN_REMOTE_MS 3000
-#define PROBE_MS 3000 /* a silent remote server is given up after two of these; unix: needs none */
+#define PROBE_MS 3000 /* a silent server is given up after two of these */
 #define RETRY_MS 100
 
 struct row_entry { /* the row with this _uuid */
@@ -343,6 +344,13 @@ static int reopen_ms(const struct odb *o)
     return strncmp(o->remotes, "unix:", 5) ? REOPEN_REMOTE_MS : REOPEN_LOCAL_MS;
 }
 
+static void set_remote(struct odb *o)
+{
+    ovsdb_cs_set_remote(o->cs, o->remotes, true);
+    ovsdb_cs_set_probe_interval(o->cs, PROBE_MS); /* belongs to the session, which may be a new one */
+    o->reopen_at = time_msec() + reopen_ms(o);
+}
+
 static void take_remotes(struct odb *o)
 {
     pthread_mutex_lock(&o->db.lock);
@@ -352,8 +360,7 @@ static void take_remotes(struct odb *o)
     if (next && strcmp(next, o->remotes)) {
         free(o->remotes);
         o->remotes = xstrdup(next);
-        ovsdb_cs_set_remote(o->cs, o->remotes, true);
-        o->reopen_at = time_msec() + reopen_ms(o);
+        set_remote(o);
     }
     free(next);
 }
@@ -365,8 +372,7 @@ static void reopen_if_stuck(struct odb *o)
         o->reopen_at = time_msec() + reopen_ms(o);
     } else if (time_msec() >= o->reopen_at) {
         ovsdb_cs_set_remote(o->cs, NULL, true);
-        ovsdb_cs_set_remote(o->cs, o->remotes, true);
-        o->reopen_at = time_msec() + reopen_ms(o);
+        set_remote(o);
         forget_sent(o);
     }
 }
@@ -452,9 +458,7 @@ static void open_here(void *arg)
     o->cs = ovsdb_cs_create(CDB_DATABASE, 3, &cs_ops, o);
     ovsdb_cs_set_leader_only(o->cs, false);
     ovsdb_cs_set_shuffle_remotes(o->cs, true);
-    ovsdb_cs_set_remote(o->cs, o->remotes, true);
-    ovsdb_cs_set_probe_interval(o->cs, PROBE_MS);
-    o->reopen_at = time_msec() + reopen_ms(o);
+    set_remote(o);
     if (a->conf->local_sock)
         o->watch = leaderwatch_open(a->conf->local_sock, CDB_DATABASE);
 }

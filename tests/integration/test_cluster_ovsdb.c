@@ -4,101 +4,18 @@
  *
  * The invariant: the counter equals the number of transactions reported as successful, and every one of them left its
  * Event row: nothing lost, nothing done twice. */
-#include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/metric.h"
-#include "cluster/cdb.h"
-#include "cluster/dbserver.h"
-#include "cluster/member_priv.h"
-#include "cluster/pki.h"
+#include "tests/lib/dbnodes.h"
 
 #define NODES 3
 #define COUNTER "11111111-2222-4333-8444-555555555555"
-
-static struct node {
-    char dir[256], run[300], address[16], name[8];
-    struct member_conf conf;
-    struct db_conf db;
-    struct member_db_paths paths;
-    struct member_id id;
-} nodes[NODES];
-static char top[200];
-
-static void cleanup(void)
-{
-    for (int i = 0; i < NODES; i++)
-        (void)!dbserver_kill(&nodes[i].db, NULL);
-    char cmd[256];
-    snprintf(cmd, sizeof cmd, "rm -rf '%s'", top);
-    if (top[0] && !getenv("COHORT_KEEP"))
-        (void)!system(cmd);
-}
-
-#define CHECK(cond)                                                                 \
-    do {                                                                            \
-        if (!(cond)) {                                                              \
-            fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #cond);      \
-            exit(1);                                                               \
-        }                                                                           \
-    } while (0)
-#define OK(call)                                                                    \
-    do {                                                                            \
-        struct err e_ = {0};                                                        \
-        struct err *e = &e_;                                                        \
-        if ((call)) {                                                               \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, e_.msg);             \
-            exit(1);                                                               \
-        }                                                                           \
-    } while (0)
-
-static void on_alarm(int sig)
-{
-    (void)!write(2, "time is up\n", 11);
-    _exit(1);
-}
-
-static void say(const char *what)
-{
-    static uint64_t begin;
-    if (!begin)
-        begin = clock_boot_ms();
-    printf("%6.2f s  %s\n", (double)(clock_boot_ms() - begin) / 1000, what);
-    fflush(stdout);
-}
-
-static void pause_ms(int ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL); }
-
-/* ---- nodes ---- */
-
-static void node_setup(int i)
-{
-    struct node *n = &nodes[i];
-    snprintf(n->dir, sizeof n->dir, "%s/n%d", top, i + 1);
-    snprintf(n->run, sizeof n->run, "%s/run", n->dir);
-    snprintf(n->address, sizeof n->address, "127.77.0.%d", i + 1);
-    snprintf(n->name, sizeof n->name, "n%d", i + 1);
-    static const struct member_disk disk = {"disk0", "/fast", "/capacity", 1 << 30};
-    n->conf = (struct member_conf){.state_dir = n->dir, .run_dir = n->run, .node_name = n->name, .address = n->address,
-        .control_port = 7700, .storage_port = 7701, .migrate_port = 7702, .api_port = 7443,
-        .db_client_port = 26641, .db_raft_port = {26645, 26643, 26644}, .db_listen_address_only = true,
-        .election_ms = 500, .cpus = 2, .memory_bytes = 1 << 30, .accel = "tcg", .accel_reason = "", .version = "test",
-        .n_disks = 1, .disks = &disk};
-    member_db_conf(&n->conf, &n->db, &n->paths);
-}
-
-static void kill_server(int i) { OK(dbserver_kill(&nodes[i].db, e)); }
-static void start_server(int i) { OK(member_run_server(&nodes[i].db, NULL, NULL, e)); }
 
 static int leader(void)
 {
@@ -193,105 +110,29 @@ static void *client_main(void *arg)
     return NULL;
 }
 
-/* One transaction from a loop of our own, waited for. */
-struct once { struct cdb_txn *t; bool done; int status; struct err err; };
-static void once_done(void *arg, int status, const struct err *e)
-{
-    struct once *o = arg;
-    o->done = true;
-    o->status = status;
-    o->err = *e;
-}
-
-static const struct cdb_view *view_of(struct cdb_link *l, uv_loop_t *loop)
-{
-    while (!cdb_link_view(l))
-        uv_run(loop, UV_RUN_ONCE);
-    return cdb_link_view(l);
-}
-
-static int commit(uv_loop_t *loop, struct cdb_link *l, struct cdb_txn *t, struct err *e)
-{
-    struct once o = {0};
-    cdb_txn_commit(l, t, "once", once_done, &o);
-    while (!o.done)
-        uv_run(loop, UV_RUN_ONCE);
-    if (e)
-        *e = o.err;
-    return o.status;
-}
-
-static void never(uv_timer_t *t) { }
-
 /* ---- the parts ---- */
 
 static void make_cluster(void)
 {
-    char secret[2 * TOKEN_SECRET_BYTES + 1], *ca = NULL, *key = NULL, fingerprint[PKI_HEX_SHA256 + 1];
-    OK(member_init(&nodes[0].conf, "test", &nodes[0].id, secret, e));
-    struct member_id again;
-    struct err err;
-    CHECK(member_init(&nodes[0].conf, "test", &again, secret, &err) == E_EXISTS);
-    OK(member_load(nodes[0].conf.state_dir, &again, e));
-    CHECK(!strcmp(again.node_id, nodes[0].id.node_id));
-    say("first node made");
-
-    char sock[400];
-    snprintf(sock, sizeof sock, "unix:%s/db.sock", nodes[0].run);
-    struct cdb *db;
-    OK(cdb_open(&(struct cdb_conf){.remotes = sock, .client = nodes[0].id.node_id}, &db, e));
-    uv_loop_t loop;
-    uv_timer_t keep;
-    uv_loop_init(&loop);
-    uv_timer_init(&loop, &keep);
-    uv_timer_start(&keep, never, 1000000, 1000000);
-    struct cdb_link *l = cdb_link_open(db, &loop, NULL, NULL);
-    const struct cdb_cluster *cl = cdb_cluster_get(view_of(l, &loop), "cluster");
-    CHECK(cl && !strcmp(cl->name, "test") && cl->lease_ms == 5000);
-    CHECK(cdb_node_count(cdb_link_view(l)) == 1 && cdb_disk_count(cdb_link_view(l)) == 1);
-    char hash[PKI_HEX_SHA256 + 1];
-    pki_sha256_hex(secret, hash);
-    CHECK(!strcmp(cdb_token_at(cdb_link_view(l), 0)->hash, hash));
-    ca = strdup(cl->ca_cert);
-    key = strdup(cl->ca_key);
-    OK(pki_fingerprint(ca, fingerprint, e));
+    dbnode_init();
+    struct cdb *db = dbnode_open_local(0);
+    struct stepper s;
+    stepper_open(&s, db);
     struct cdb_txn *t = cdb_txn_new();
     cdb_txn_insert(t, CDB_T_VOLUME, COUNTER);
     cdb_txn_set_str(t, CDB_T_VOLUME, COUNTER, CDB_VOLUME_name, "counter");
-    OK(commit(&loop, l, t, e));
-
-    for (int i = 1; i < NODES; i++) {
-        struct member_request q;
-        OK(member_join_prepare(&nodes[i].conf, &q, e));
-        char *cert;
-        OK(pki_issue(ca, key, q.csr_pem, q.node_id, PKI_NODE_DAYS, &cert, e));
-        const char *voters[] = {nodes[0].address};
-        struct member_answer a = {ca, cert, nodes[0].id.cluster_uuid, true, 1, voters};
-        CHECK(member_join_accept(&nodes[i].conf, nodes[0].id.node_id, fingerprint, &a, &nodes[i].id, &err) == E_AUTH);
-        OK(member_join_accept(&nodes[i].conf, q.node_id, fingerprint, &a, &nodes[i].id, e));
-        free(cert);
-        member_request_free(&q);
-        say("a node joined");
-    }
-    cdb_link_close(l);
-    uv_close((uv_handle_t *)&keep, NULL);
-    uv_run(&loop, UV_RUN_DEFAULT);
+    OK(step_commit(&s, t, e));
+    stepper_close(&s);
     cdb_close(db);
-    uv_loop_close(&loop);
-    free(ca);
-    free(key);
+    for (int i = 1; i < NODES; i++)
+        dbnode_join(i, true);
 }
 
 /* Server-side refusals, as the twin has them. */
 static void semantics(struct cdb *db)
 {
-    uv_loop_t loop;
-    uv_timer_t keep;
-    uv_loop_init(&loop);
-    uv_timer_init(&loop, &keep);
-    uv_timer_start(&keep, never, 1000000, 1000000);
-    struct cdb_link *l = cdb_link_open(db, &loop, NULL, NULL);
-    view_of(l, &loop);
+    struct stepper st;
+    stepper_open(&st, db);
     struct err why;
     struct cdb_imap m = {2, (char *[]){"d1", "d2"}, (int64_t[]){1, 2}}, m2 = {2, (char *[]){"d2", "d3"}, (int64_t[]){5, 3}};
     struct cdb_smap sm = {1, (char *[]){"k"}, (char *[]){"v\"\\ü"}}, sm2 = {1, (char *[]){"k2"}, (char *[]){"v"}};
@@ -304,8 +145,8 @@ static void semantics(struct cdb *db)
     cdb_txn_set_bool(t, CDB_T_VOLUME, "v", CDB_VOLUME_sealed, true);
     cdb_txn_set_int(t, CDB_T_VOLUME, "v", CDB_VOLUME_size_bytes, INT64_MAX);
     cdb_txn_set_smap(t, CDB_T_VOLUME, "v", CDB_VOLUME_policy, &sm);
-    OK(commit(&loop, l, t, e));
-    const struct cdb_view *v = cdb_link_view(l);
+    OK(step_commit(&st, t, e));
+    const struct cdb_view *v = cdb_link_view(st.link);
     CHECK(cdb_shard_get(v, "v/0")->in_sync.n == 2 && cdb_shard_get(v, "v/0")->in_sync.v[1] == 2);
     CHECK(cdb_strs_has(&cdb_shard_get(v, "v/0")->replicas, "c") && cdb_shard_get(v, "v/0")->replicas.n == 3);
     CHECK(cdb_volume_get(v, "v")->sealed && cdb_volume_get(v, "v")->size_bytes == INT64_MAX);
@@ -318,8 +159,8 @@ static void semantics(struct cdb *db)
     cdb_txn_set_strs(t, CDB_T_SHARD, "v/0", CDB_SHARD_replicas, 2, (const char *const[]){"b", "d"});
     cdb_txn_set_smap(t, CDB_T_VOLUME, "v", CDB_VOLUME_policy, &sm2);
     cdb_txn_set_bool(t, CDB_T_VOLUME, "v", CDB_VOLUME_sealed, false);
-    OK(commit(&loop, l, t, e));
-    v = cdb_link_view(l);
+    OK(step_commit(&st, t, e));
+    v = cdb_link_view(st.link);
     const struct cdb_shard *s = cdb_shard_get(v, "v/0");
     int64_t x;
     CHECK(s->in_sync.n == 2 && cdb_imap_get(&s->in_sync, "d2", &x) && x == 5 && cdb_imap_get(&s->in_sync, "d3", &x) && x == 3);
@@ -329,48 +170,45 @@ static void semantics(struct cdb *db)
     t = cdb_txn_new();
     cdb_txn_require_imap(t, CDB_T_SHARD, "v/0", CDB_SHARD_in_sync, &m);
     cdb_txn_set_int(t, CDB_T_SHARD, "v/0", CDB_SHARD_generation, 1);
-    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    CHECK(step_commit(&st, t, &why) == E_CONFLICT);
     t = cdb_txn_new();
     cdb_txn_insert(t, CDB_T_VOLUME, "w");
     cdb_txn_set_str(t, CDB_T_VOLUME, "w", CDB_VOLUME_name, "v");
-    CHECK(commit(&loop, l, t, &why) == E_CONFLICT && strstr(why.msg, "name"));
+    CHECK(step_commit(&st, t, &why) == E_CONFLICT && strstr(why.msg, "name"));
     t = cdb_txn_new();
     cdb_txn_insert(t, CDB_T_VOLUME, "v");
-    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    CHECK(step_commit(&st, t, &why) == E_CONFLICT);
     t = cdb_txn_new();
     cdb_txn_require_absent(t, CDB_T_VOLUME, "v");
     cdb_txn_set_int(t, CDB_T_VOLUME, COUNTER, CDB_VOLUME_size_bytes, 1);
-    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    CHECK(step_commit(&st, t, &why) == E_CONFLICT);
     t = cdb_txn_new();
     cdb_txn_delete(t, CDB_T_VOLUME, "gone");
-    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    CHECK(step_commit(&st, t, &why) == E_CONFLICT);
     t = cdb_txn_new();
     cdb_txn_set_int(t, CDB_T_VOLUME, "gone", CDB_VOLUME_epoch, 1);
-    CHECK(commit(&loop, l, t, &why) == E_CONFLICT);
+    CHECK(step_commit(&st, t, &why) == E_CONFLICT);
     t = cdb_txn_new();
     cdb_txn_set_str(t, CDB_T_VOLUME, "v", CDB_VOLUME_name, "\xff\xfe");
-    CHECK(commit(&loop, l, t, &why) == E_INVAL);
+    CHECK(step_commit(&st, t, &why) == E_INVAL);
     t = cdb_txn_new(); /* nothing but preconditions */
     cdb_txn_require_str(t, CDB_T_VOLUME, "v", CDB_VOLUME_name, "v");
     cdb_txn_require_absent(t, CDB_T_VOLUME, "gone");
-    OK(commit(&loop, l, t, e));
+    OK(step_commit(&st, t, e));
     t = cdb_txn_new();
     cdb_txn_delete(t, CDB_T_VOLUME, "v");
     cdb_txn_delete(t, CDB_T_SHARD, "v/0");
-    OK(commit(&loop, l, t, e));
-    CHECK(!cdb_volume_get(cdb_link_view(l), "v") && !cdb_shard_get(cdb_link_view(l), "v/0"));
+    OK(step_commit(&st, t, e));
+    CHECK(!cdb_volume_get(cdb_link_view(st.link), "v") && !cdb_shard_get(cdb_link_view(st.link), "v/0"));
 
     uint64_t begin = clock_boot_ns();
     for (int i = 0; i < 100; i++) {
         t = cdb_txn_new();
         cdb_txn_set_int(t, CDB_T_VOLUME, COUNTER, CDB_VOLUME_size_bytes, i);
-        OK(commit(&loop, l, t, e));
+        OK(step_commit(&st, t, e));
     }
     printf("          %.2f ms per transaction, one after the other\n", (double)(clock_boot_ns() - begin) / 1e8);
-    cdb_link_close(l);
-    uv_close((uv_handle_t *)&keep, NULL);
-    uv_run(&loop, UV_RUN_DEFAULT);
-    CHECK(uv_loop_close(&loop) == 0);
+    stepper_close(&st);
 }
 
 static int total(struct client *c, int n)
@@ -389,9 +227,7 @@ static void wait_progress(struct client *c, int n, int more, const char *what)
         CHECK(clock_boot_ms() - begin < 30000);
         pause_ms(20);
     }
-    char line[160];
-    snprintf(line, sizeof line, "%s: %d more transactions after %llu ms", what, more, (unsigned long long)(clock_boot_ms() - begin));
-    say(line);
+    say("%s: %d more transactions after %llu ms", what, more, (unsigned long long)(clock_boot_ms() - begin));
 }
 
 #define CLIENTS 4
@@ -455,28 +291,20 @@ static void storm(struct cdb **dbs)
             printf("          %s\n", l);
     buf_free(&metrics);
 
-    uv_loop_t loop;
-    uv_timer_t keep;
-    uv_loop_init(&loop);
-    uv_timer_init(&loop, &keep);
-    uv_timer_start(&keep, never, 20, 20);
     for (int i = 0; i < 3; i++) {
-        struct cdb_link *l = cdb_link_open(dbs[i], &loop, NULL, NULL);
-        view_of(l, &loop);
-        while ((int)cdb_volume_get(cdb_link_view(l), COUNTER)->epoch < ok) /* a follower may lag for a moment */
-            uv_run(&loop, UV_RUN_ONCE);
-        CHECK(cdb_volume_get(cdb_link_view(l), COUNTER)->epoch == ok);
-        CHECK((int)cdb_event_count(cdb_link_view(l)) == ok);
-        cdb_link_close(l);
+        struct stepper st;
+        stepper_open(&st, dbs[i]);
+        while ((int)cdb_volume_get(cdb_link_view(st.link), COUNTER)->epoch < ok) /* a follower may lag for a moment */
+            uv_run(&st.loop, UV_RUN_ONCE);
+        CHECK(cdb_volume_get(cdb_link_view(st.link), COUNTER)->epoch == ok);
+        CHECK((int)cdb_event_count(cdb_link_view(st.link)) == ok);
+        stepper_close(&st);
     }
-    uv_close((uv_handle_t *)&keep, NULL);
-    uv_run(&loop, UV_RUN_DEFAULT);
-    CHECK(uv_loop_close(&loop) == 0);
     say("counter and events match: nothing lost, nothing twice");
 }
 
 /* A voter leaves by itself, another is dead and kicked: one remains and serves. */
-static void shrink(struct cdb *db)
+static void shrink(void)
 {
     OK(dbserver_leave(&nodes[2].db, e));
     while (!dbserver_left(&nodes[2].db))
@@ -510,28 +338,20 @@ static void shrink(struct cdb *db)
 
 static int run(void)
 {
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGALRM, on_alarm);
-    alarm(240);
     say("begin");
     make_cluster();
-
     struct cdb *dbs[3];
-    char sock[2][400], ctl[2][400];
-    for (int i = 0; i < 2; i++) {
-        snprintf(sock[i], sizeof sock[i], "unix:%s/db.sock", nodes[i].run);
-        snprintf(ctl[i], sizeof ctl[i], "%s/ovsdb-server.ctl", nodes[i].run);
-        OK(cdb_open(&(struct cdb_conf){.remotes = sock[i], .local_sock = sock[i], .local_unixctl = ctl[i], .client = nodes[i].id.node_id}, &dbs[i], e));
-    }
+    for (int i = 0; i < 2; i++)
+        dbs[i] = dbnode_open_local(i);
     const char *all[] = {nodes[0].address, nodes[1].address, nodes[2].address};
-    char *remotes = db_remotes(3, all, 26641);
+    char *remotes = db_remotes(3, all, nodes[0].db.client_port);
     OK(cdb_open(&(struct cdb_conf){.remotes = remotes, .ca_pem = nodes[2].db.ca_pem, .cert_pem = nodes[2].db.cert_pem,
                                    .key_pem = nodes[2].db.key_pem, .client = nodes[2].id.node_id}, &dbs[2], e));
     free(remotes);
     semantics(dbs[2]);
     say("semantics");
     storm(dbs);
-    shrink(dbs[0]);
+    shrink();
     for (int i = 0; i < 3; i++)
         cdb_close(dbs[i]);
     for (int i = 0; i < NODES; i++) {
@@ -543,26 +363,7 @@ static int run(void)
     return 0;
 }
 
-/* The work is a child's, so that whatever happens to it, the servers are ended. */
 int main(void)
 {
-    snprintf(top, sizeof top, "%s/ovsdb-XXXXXX", COHORT_TEST_DIR);
-    CHECK(mkdtemp(top));
-    for (int i = 0; i < NODES; i++)
-        node_setup(i);
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
-    pid_t pid = fork();
-    if (pid == 0)
-        exit(run());
-    int status = -1;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    cleanup();
-    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) /* the servers, ours by inheritance */
-        ;
-    if (WIFSIGNALED(status))
-        fprintf(stderr, "the test died of signal %d\n", WTERMSIG(status));
-    for (int i = 0; i < NODES; i++)
-        member_db_conf_free(&nodes[i].paths);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    return dbnodes_main(COHORT_TEST_DIR, 0, 240, run);
 }
