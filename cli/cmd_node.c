@@ -1,0 +1,131 @@
+/* cohort node, disk, event, token: mostly lists. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "cli/cmds.h"
+#include "cli/show.h"
+#include "cli/size.h"
+
+/* ---- nodes ---- */
+
+static char *cell_memory(const json_t *o)
+{
+    char used[SIZE_TEXT], all[SIZE_TEXT];
+    return xasprintf("%s of %s", size_format(int_of(o, "memory_used_bytes"), used), size_format(int_of(o, "memory_bytes"), all));
+}
+
+static char *cell_roles(const json_t *o)
+{
+    bool voter = json_is_true(json_object_get(o, "voter")), coordinator = json_is_true(json_object_get(o, "coordinator"));
+    return xstrdup(coordinator ? "voter, coordinator" : voter ? "voter" : "-");
+}
+
+static const struct field node_fields[] = {
+    {"NAME", "name"}, {"ID", "id", F_ONE}, {"STATE", "state"}, {"ADDRESS", "addresses", F_LIST}, {"ROLES", .fn = cell_roles},
+    {"CPUS", "cpus", F_NUMBER}, {"MEMORY USED", .fn = cell_memory}, {"VMS", "vms", F_NUMBER}, {"ACCEL", "accel"}, {"WHY", "accel_reason"},
+    {"VERSION", "version", F_ONE}, {"API PORT", "api_port", F_ONE}, {"EPOCH", "epoch", F_ONE}, {"JOINED", "joined_ms", F_TIME | F_ONE}, {0},
+};
+
+static int run_node_remove(struct cli *c)
+{
+    struct answer a;
+    int rc = cli_call_on(c, "DELETE", "", NULL, &a);
+    return rc == EXIT_DONE ? cli_finish(c, &a, "node %s removed from the cluster", c->pos[0]) : rc;
+}
+
+const struct cmd cmds_node[] = {
+    {"node", "list", "", run_list, NULL, "nodes with state, load and kind of virtualisation", .path = "/nodes", .fields = node_fields},
+    {"node", "show", "NODE", run_show, NULL, "everything about one node", .path = "/nodes", .fields = node_fields},
+    {"node", "remove", "NODE", run_node_remove, NULL, "take a node out of the cluster for good", .path = "/nodes",
+     .more = "The node must be without guests, and no volume may have its only good copy there."},
+    {0},
+};
+
+/* ---- disks ---- */
+
+static char *cell_copies(const json_t *o)
+{
+    return xasprintf("%" PRId64 " of %" PRId64 " in sync", int_of(o, "shard_copies_in_sync"), int_of(o, "shard_copies"));
+}
+
+static const struct field disk_fields[] = {
+    {"NODE", "node"}, {"NAME", "name"}, {"STATE", "state"}, {"SIZE", "size_bytes", F_SIZE}, {"COPIES", .fn = cell_copies},
+    {"FAST", "fast_path"}, {"CAPACITY", "capacity_path"}, {"MESSAGE", "message"}, {0},
+};
+
+const struct cmd cmds_disk[] = {
+    {"disk", "list", "", run_list, NULL, "disks of all nodes", .path = "/disks", .fields = disk_fields},
+    {0},
+};
+
+/* ---- events ---- */
+
+static const struct field event_fields[] = {
+    {"TIME", "time_ms", F_TIME}, {"SEVERITY", "severity"}, {"NODE", "node"}, {"OBJECT", "object"}, {"MESSAGE", "message"}, {0},
+};
+
+static int run_event_list(struct cli *c)
+{
+    struct cmd with_limit = *c->cmd;
+    int64_t limit = 50;
+    char path[64];
+    if (args_int(c, "limit", 1, 100000, &limit) != EXIT_DONE)
+        return EXIT_USAGE;
+    snprintf(path, sizeof path, "/events?limit=%" PRId64, limit);
+    with_limit.path = path;
+    c->cmd = &with_limit;
+    return run_list(c);
+}
+
+static const struct opt event_opts[] = {{"limit", "N", 0, "the newest N (default 50)"}, {0}};
+
+const struct cmd cmds_event[] = {
+    {"event", "list", "", run_event_list, event_opts, "the newest events, newest first", .fields = event_fields},
+    {0},
+};
+
+/* ---- tokens ---- */
+
+static const struct field token_fields[] = {
+    {"NAME", "name"}, {"ROLE", "role"}, {"EXPIRES IN", "expires_ms", F_UNTIL}, {"CREATOR", "creator"}, {0},
+};
+
+static int run_token_create(struct cli *c)
+{
+    struct answer a;
+    int64_t ttl_s = 0;
+    const char *role = args_get(c, "role");
+    int rc = args_word(c, "role", "viewer|operator|admin");
+    if (rc == EXIT_DONE)
+        rc = args_duration(c, "ttl", &ttl_s);
+    if (rc != EXIT_DONE)
+        return rc;
+    json_t *body = json_pack("{s:s, s:s}", "name", c->pos[0], "role", role ? role : "viewer");
+    if (body && ttl_s)
+        json_object_set_new(body, "ttl_s", json_integer(ttl_s));
+    rc = cli_call(c, "POST", "/tokens", body, &a);
+    if (rc != EXIT_DONE)
+        return rc;
+    if (c->json) {
+        cli_put_answer(&a);
+    } else {
+        puts(text_of(a.json, "token"));
+        fprintf(stderr, "shown only now; use it as COHORT_TOKEN or as Authorization: Bearer TOKEN\n");
+    }
+    answer_free(&a);
+    return EXIT_DONE;
+}
+
+static const struct opt token_opts[] = {
+    {"role", "ROLE", 0, "viewer (reads, the default), operator (also vms, volumes, networks) or admin"},
+    {"ttl", "TIME", 0, "how long it is valid (default: for ever)"},
+    {0},
+};
+
+const struct cmd cmds_token[] = {
+    {"token", "create", "NAME", run_token_create, token_opts, "make a token for the API", .path = "/tokens"},
+    {"token", "list", "", run_list, NULL, "tokens (never their secrets)", .path = "/tokens", .fields = token_fields},
+    {"token", "delete", "NAME", run_delete, NULL, "end a token at once", .path = "/tokens"},
+    {0},
+};

@@ -1,0 +1,86 @@
+/* cohort volume. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "cli/cmds.h"
+#include "cli/show.h"
+#include "cli/size.h"
+#include "cli/wait.h"
+
+static const struct field fields[] = {
+    {"NAME", "name"}, {"ID", "id", F_ONE}, {"SIZE", "size_bytes", F_SIZE}, {"COPIES", "replicas", F_NUMBER}, {"HEALTH", "health"},
+    {"VM", "vm"}, {"OWNER", "owner"}, {"STATE", "state"}, {"PURPOSE", "purpose"}, {"SEALED", "sealed", F_ONE}, {"EPOCH", "epoch", F_ONE},
+    {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"WHY", "health_reason"}, {0},
+};
+
+/* "n1/d0, n2/d0 (behind; node dead)" */
+static char *cell_replicas(const json_t *shard)
+{
+    const json_t *list = json_object_get(shard, "replicas");
+    struct buf b;
+    buf_init(&b);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *r = json_array_get(list, i);
+        bool in_sync = json_is_true(json_object_get(r, "in_sync"));
+        const char *state = text_of(r, "node_state");
+        buf_printf(&b, "%s%s/%s", i ? ", " : "", text_of(r, "node"), text_of(r, "disk"));
+        if (!in_sync)
+            buf_printf(&b, " (behind; node %s)", state);
+    }
+    return buf_take(&b);
+}
+
+static const struct field shard_fields[] = {
+    {"SHARD", "index", F_NUMBER}, {"GENERATION", "generation", F_NUMBER}, {"IN SYNC", "in_sync", F_NUMBER}, {"COPIES", .fn = cell_replicas}, {0},
+};
+
+static int run_volume_show(struct cli *c)
+{
+    struct answer a;
+    struct buf out;
+    int rc = cli_call_on(c, "GET", "", NULL, &a);
+    if (rc != EXIT_DONE)
+        return rc;
+    if (c->json) {
+        cli_put_answer(&a);
+    } else {
+        buf_init(&out);
+        show_object(a.json, fields, &out);
+        show_part(a.json, "shards", "Shards", shard_fields, &out);
+        cli_put(&out);
+    }
+    answer_free(&a);
+    return EXIT_DONE;
+}
+
+static int run_create(struct cli *c)
+{
+    struct answer a;
+    int64_t size = 0, replicas = 0;
+    char t[SIZE_TEXT];
+    int rc = args_size(c, "size", &size);
+    if (rc == EXIT_DONE)
+        rc = args_int(c, "replicas", 1, 3, &replicas);
+    if (rc != EXIT_DONE)
+        return rc;
+    json_t *body = json_pack("{s:s, s:I}", "name", c->pos[0], "size_bytes", (json_int_t)size);
+    if (body && replicas)
+        json_object_set_new(body, "replicas", json_integer(replicas));
+    rc = cli_call(c, "POST", c->cmd->path, body, &a);
+    return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s created (%s)", c->pos[0], size_format(size, t)) : rc;
+}
+
+static const struct opt create_opts[] = {
+    {"size", "SIZE", OPT_REQUIRED, "from 1M to 4T"},
+    {"replicas", "N", 0, "copies on different nodes, 1 to 3 (default: 3, or as many as there are nodes)"},
+    {0},
+};
+static const struct opt delete_opts[] = {WAIT_OPTS, {0}};
+
+const struct cmd cmds_volume[] = {
+    {"volume", "create", "NAME", run_create, create_opts, "make a volume", .more = "Example: cohort volume create db1 --size 20G --replicas 3", .path = "/volumes"},
+    {"volume", "list", "", run_list, NULL, "volumes with health", .path = "/volumes", .fields = fields},
+    {"volume", "show", "VOLUME", run_volume_show, NULL, "one volume with the place and state of every copy", .path = "/volumes"},
+    {"volume", "delete", "VOLUME", run_delete, delete_opts, "delete a volume and what is in it", .path = "/volumes"},
+    {0},
+};
