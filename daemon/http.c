@@ -22,7 +22,7 @@ LOG_MODULE("http")
 #define MAX_PER_ADDRESS 32
 #define IDLE_S 60
 #define POOL_BYTES (256u << 10)        /* per connection; half of it is the read buffer: size of an upload's pieces */
-#define DROP_MAX (64u << 20)           /* of a body that was too large, read to deliver the answer; then cut off */
+#define DROP_MAX (16u << 20)           /* of an unwanted body, read to deliver the answer; then cut off */
 #define REPLY_HEADERS 8
 
 struct request {
@@ -167,6 +167,14 @@ static void refuse_large(struct request *r)
         set_response(r, 413, "application/json", xstrdup(text), sizeof text - 1);
 }
 
+/* Is a body on its way that should be read before the answer? Closing with unread data resets the connection, and most
+ * clients then report that instead of the answer. Not for huge ones, nor for clients that ask first. */
+static bool body_follows(const struct request *r)
+{
+    bool chunked = http_header(&r->pub, "Transfer-Encoding") != NULL;
+    return (chunked || (r->pub.content_length > 0 && r->pub.content_length <= DROP_MAX)) && !http_header(&r->pub, "Expect");
+}
+
 /* A piece of the body; false cuts the connection. */
 static bool take_body(struct request *r, const char *data, size_t len)
 {
@@ -202,7 +210,7 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *conn, const c
         h->handler.begin(&r->pub, h->handler.arg);
         if (!r->response && !r->pub.sink && r->pub.content_length > (int64_t)r->pub.body_max)
             refuse_large(r);
-        return r->response ? queue(r) : MHD_YES;
+        return r->response && !body_follows(r) ? queue(r) : MHD_YES;
     }
     if (*len > 0) {
         size_t n = *len;
