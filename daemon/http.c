@@ -22,7 +22,7 @@ LOG_MODULE("http")
 #define MAX_PER_ADDRESS 32
 #define IDLE_S 60
 #define POOL_BYTES (256u << 10)        /* per connection; half of it is the read buffer: size of an upload's pieces */
-#define DROP_MAX (16u << 20)           /* of an unwanted body, read to deliver the answer; then cut off */
+#define DROP_MAX (64u << 20)           /* of an unwanted body, read to deliver the answer; then cut off */
 #define REPLY_HEADERS 8
 
 struct request {
