@@ -137,6 +137,11 @@ void leaderwatch_wait(struct leaderwatch *w)
         poll_timer_wait_until(w->reopen_at);
 }
 
+bool leaderwatch_connected(const struct leaderwatch *w)
+{
+    return w && jsonrpc_session_is_connected(w->session);
+}
+
 bool leaderwatch_leader(const struct leaderwatch *w)
 {
     return w && w->leader;
