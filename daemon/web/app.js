@@ -164,7 +164,7 @@
       nodeNames = nodes.filter(n => n.state === 'up').map(n => n.name).sort();
       $('cluster-name').textContent = cluster.name || '';
       $('summary').textContent = `${cluster.nodes.up} of ${cluster.nodes.total} nodes up · ${cluster.vms.running} of ${cluster.vms.total} machines running · ` +
-        `${cluster.volumes.healthy} volumes healthy` + (cluster.database.connected ? '' : ' · no database majority');
+        `${cluster.volumes.healthy} of ${Object.values(cluster.volumes).reduce((a, b) => a + b, 0)} volumes healthy` + (cluster.database.connected ? '' : ' · no database majority');
       $('alarms-section').hidden = !cluster.alarms.length;
       fill('alarms', cluster.alarms, alarmRow, '');
       fill('vms', vms.sort(byName), vmRow, 'No machine yet. Try: cohort vm create web1 --memory 512M --image NAME');
