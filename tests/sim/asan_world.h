@@ -1,5 +1,5 @@
 /* A simulated cluster around one shard: nodes with a disk each, connections, the database, one guest. Single-threaded,
- * seeded; time is an event queue. test_asan_repl.c drives it; asan_world*.c implement it. */
+ * seeded; time is an event queue. test_asan_repl.c drives it; asan_world.c and asan_net.c implement it. */
 #ifndef COHORT_TESTS_SIM_ASAN_WORLD_H
 #define COHORT_TESTS_SIM_ASAN_WORLD_H
 
@@ -103,6 +103,11 @@ void node_start(int n);
 void node_crash(int n);
 void node_cut(int n, bool cut);
 void conn_break(int from, int to);
+void conn_up(void *node, uint64_t life_and_to); /* an event */
+void send_frame(void *node, uint32_t disk, const struct repl_msg *m);
+void net_crash(int n);
+void net_reset(void);
+void net_free(void);
 void core_after(int n);                   /* after each event of a core: finished operations to the guest */
 void core_poll(int n);                    /* does this node own the volume now? */
 bool newest_core_serving(void);

@@ -10,4 +10,5 @@ add_library(c_repl STATIC
 target_link_libraries(c_repl PUBLIC cohort_flags c_base PkgConfig::UV)
 target_link_libraries(c_volume PUBLIC c_repl)
 
-cohort_sim_test(asan_repl SOURCES ${CMAKE_SOURCE_DIR}/tests/sim/asan_world.c LIBS c_repl)
+cohort_sim_test(asan_repl SOURCES ${CMAKE_SOURCE_DIR}/tests/sim/asan_world.c
+  ${CMAKE_SOURCE_DIR}/tests/sim/asan_net.c LIBS c_repl)
