@@ -116,7 +116,7 @@ static void take_progress(struct store *s, struct merge_round *r)
         struct shard *sh = container_of(n, struct shard, node);
         if (!sh->progress_dirty || !sh->exists)
             continue;
-        r->shards[r->n_shards++] = (struct merge_shard){sh->id, {sh->last, sh->commit}, sh};
+        r->shards[r->n_shards++] = (struct merge_shard){sh->id, {sh->durable_last, sh->commit}, sh};
         sh->progress_dirty = false;
     }
 }

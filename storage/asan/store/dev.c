@@ -89,9 +89,7 @@ int dev_write(const struct dev *d, const void *buf, size_t length, uint64_t offs
     if (rc < 0)
         return rc;
     rc = write_all(d, buf, length, offset);
-    if (dev_hook)
-        dev_hook->written(dev_hook, d, token, rc);
-    return rc;
+    return dev_hook ? dev_hook->written(dev_hook, d, token, rc) : rc;
 }
 
 int dev_sync(const struct dev *d)
@@ -111,7 +109,7 @@ static void on_done(struct uring_op *op, int res)
     struct dev_io *io = container_of(op, struct dev_io, op);
     int status = io->early ? io->early : res < 0 ? res : (uint64_t)res != io->length ? -EIO : 0;
     if (op->kind == URING_WRITE && dev_hook)
-        dev_hook->written(dev_hook, io->dev, io->token, status);
+        status = dev_hook->written(dev_hook, io->dev, io->token, status);
     io->done(io, status);
 }
 

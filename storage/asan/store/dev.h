@@ -21,7 +21,8 @@ struct dev {
 struct dev_hook {
     /* Before a write: negative = the write fails with that and must not reach the file. *ret_token goes to `written`. */
     int (*write)(struct dev_hook *h, const struct dev *d, uint64_t offset, uint64_t length, void **ret_token);
-    void (*written)(struct dev_hook *h, const struct dev *d, void *token, int res);
+    /* After it: returns the result to report instead of `res`. Not called for a write that was refused. */
+    int (*written)(struct dev_hook *h, const struct dev *d, void *token, int res);
     int (*sync)(struct dev_hook *h, const struct dev *d, bool done); /* before (done = false) and after */
     int (*meta)(struct dev_hook *h, bool done);                      /* before and after each RocksDB batch */
 };

@@ -173,6 +173,10 @@ void index_insert(struct index *x, struct rec *r)
     }
     struct seg **at = carve(x, &t->segs[c], begin, end);
     *at = seg_new(r, begin, end, *at);
+    if (!rec_is_copy(r) && store_version_cmp(r->version, r->shard->durable_last) > 0) {
+        r->shard->durable_last = r->version;
+        r->shard->progress_dirty = true;
+    }
     if (!rec_is_copy(r) && store_version_cmp(r->version, r->shard->commit) > 0) {
         r->in_tail = true;
         TAILQ_INSERT_TAIL(&r->shard->tail, r, by_shard);
@@ -232,7 +236,7 @@ void index_drop(struct index *x, struct shard *sh, void (*place_gone)(void *arg,
             place_gone(arg, t);
         ext_free(x, t);
     }
-    sh->last = sh->commit = (struct store_version){0, 0};
+    sh->last = sh->durable_last = sh->commit = (struct store_version){0, 0};
     sh->progress_dirty = false;
 }
 

@@ -28,10 +28,12 @@ struct shard {
     bool exists;
     bool dropping;          /* store_drop() accepted: writes and reads are refused from then on */
     unsigned pending;       /* records submitted, not durable yet */
-    bool progress_dirty;    /* last or commit changed since they were put into the metadata */
+    bool progress_dirty;    /* durable_last or commit changed since they were put into the metadata */
     uint64_t epoch, shard_bytes;
     uint64_t floor_pos;     /* journal records before this position belong to a dropped predecessor */
-    struct store_version last, commit;
+    struct store_version last;         /* accepted */
+    struct store_version durable_last; /* in the journal: all that may be put into the metadata */
+    struct store_version commit;
     TAILQ_HEAD(, rec) tail; /* WRITE and ZERO above the commit mark, ascending */
     LIST_HEAD(, ext) exts;
 };

@@ -106,7 +106,7 @@ static int on_progress(void *arg, const struct store_shard_id *id, const struct 
     char text[ID_LEN + 1];
     if (!sh || !sh->exists)
         return err_set(e, E_CORRUPT, "metadata of %s: progress of unknown " SHARD_FMT, s->capacity, SHARD_ARG(id, text));
-    sh->last = p->last;
+    sh->last = sh->durable_last = p->last;
     sh->commit = p->commit;
     return E_OK;
 }

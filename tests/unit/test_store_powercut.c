@@ -1,0 +1,597 @@
+/* Store under power cuts. A hook between the store and its files remembers what every write overwrote until the write is
+ * durable. At a chosen event the power goes: nothing succeeds any more, and of what was not durable each write is kept,
+ * undone or torn by sectors, at random. The disk is then opened again and must hold what some prefix of the submitted
+ * operations makes, not shorter than what had been acknowledged.
+ */
+#include "test_store_util.h"
+#include <errno.h>
+#include <pthread.h>
+#include "storage/asan/store/dev.h"
+
+#define SHARD_BYTES (1ull * MIB)
+#define CHUNKS (SHARD_BYTES / STORE_CHUNK)
+#define SHARDS 2
+
+/* ---- the power ---- */
+
+struct undo { struct undo *next; int fd; bool journal, completed; uint64_t offset, length; uint8_t *old; };
+
+struct power {
+    struct dev_hook hook; /* first */
+    pthread_mutex_t lock;
+    uint64_t events, cut_at;
+    bool off;
+    unsigned seed;
+    struct undo *undo;    /* newest first */
+};
+
+static int event(struct power *p)
+{
+    if (p->off)
+        return -EIO;
+    if (++p->events == p->cut_at)
+        p->off = true;
+    return p->off ? -EIO : 0;
+}
+
+static int on_write(struct dev_hook *h, const struct dev *d, uint64_t offset, uint64_t length, void **ret_token)
+{
+    struct power *p = (struct power *)h;
+    pthread_mutex_lock(&p->lock);
+    bool was_off = p->off;
+    event(p);
+    struct undo *u = NULL;
+    if (!was_off) { /* the write during which the power goes is carried out, for crash() to tear */
+        u = calloc(1, sizeof *u);
+        *u = (struct undo){.next = p->undo, .fd = open(d->path, O_RDWR | O_CLOEXEC), .journal = d->dsync, .offset = offset,
+                           .length = length, .old = calloc(1, length)};
+        assert_true(u->fd >= 0);
+        assert_true(pread(u->fd, u->old, length, (off_t)offset) >= 0);
+        p->undo = u;
+    }
+    pthread_mutex_unlock(&p->lock);
+    *ret_token = u;
+    return was_off ? -EIO : 0;
+}
+
+static void undo_free(struct undo *u)
+{
+    close(u->fd);
+    free(u->old);
+    free(u);
+}
+
+static void forget(struct power *p, bool journal, struct undo *only)
+{
+    struct undo **at = &p->undo, *u;
+    while ((u = *at)) {
+        if (only ? u == only : u->journal == journal && u->completed) {
+            *at = u->next;
+            undo_free(u);
+        } else {
+            at = &u->next;
+        }
+    }
+}
+
+static int on_written(struct dev_hook *h, const struct dev *d, void *token, int res)
+{
+    struct power *p = (struct power *)h;
+    struct undo *u = token;
+    pthread_mutex_lock(&p->lock);
+    if (p->off)
+        res = -EIO;
+    else if (res == 0 && d->dsync)
+        forget(p, true, u);
+    else
+        u->completed = true;
+    pthread_mutex_unlock(&p->lock);
+    return res;
+}
+
+static int on_sync(struct dev_hook *h, const struct dev *d, bool done)
+{
+    struct power *p = (struct power *)h;
+    pthread_mutex_lock(&p->lock);
+    int rc = done ? (p->off ? -EIO : 0) : event(p);
+    if (rc == 0 && done)
+        forget(p, d->dsync, NULL);
+    pthread_mutex_unlock(&p->lock);
+    return rc;
+}
+
+static int on_meta(struct dev_hook *h, bool done)
+{
+    struct power *p = (struct power *)h;
+    pthread_mutex_lock(&p->lock);
+    int rc = event(p);
+    pthread_mutex_unlock(&p->lock);
+    return rc;
+}
+
+static void power_on(struct power *p, uint64_t cut_at, unsigned seed)
+{
+    memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->lock, NULL);
+    p->hook = (struct dev_hook){on_write, on_written, on_sync, on_meta};
+    p->cut_at = cut_at;
+    p->seed = seed;
+    dev_hook = &p->hook;
+}
+
+/* What the platters hold after the cut. */
+static void crash(struct power *p)
+{
+    dev_hook = NULL;
+    while (p->undo) {
+        struct undo *u = p->undo;
+        int how = rand_r(&p->seed) % 3;
+        for (uint64_t at = 0; at < u->length && how != 0; at += 512)
+            if (how == 1 || rand_r(&p->seed) % 2)
+                assert_int_equal(pwrite(u->fd, u->old + at, 512, (off_t)(u->offset + at)), 512);
+        fsync(u->fd); /* the store reads with O_DIRECT */
+        p->undo = u->next;
+        undo_free(u);
+    }
+    pthread_mutex_destroy(&p->lock);
+}
+
+/* ---- the model ---- */
+
+enum kind { WRITE, COPY };
+struct op {
+    enum kind kind;
+    int shard;
+    uint64_t offset, seed; /* seed 0: zeroes */
+    uint32_t length;
+    struct store_version version;
+    bool acked, done;
+    struct store_write w;
+    struct store_copy c;
+    struct model *m;
+};
+
+struct state { uint8_t mem[SHARDS][SHARD_BYTES]; struct store_version version[SHARDS][CHUNKS], last[SHARDS]; };
+
+struct model {
+    struct disk d;
+    struct state *base, *work;
+    struct op **log;      /* since `base`, in order of submission */
+    size_t n, outstanding;
+    uint64_t epoch[SHARDS], next_seq[SHARDS], commit[SHARDS];
+    unsigned seed;
+    struct power power;
+};
+
+static struct store_shard_id sid(int i) { return shard_id(9, (uint32_t)i); }
+
+static void apply(struct state *st, const struct op *o)
+{
+    uint8_t *p = st->mem[o->shard] + o->offset;
+    memset(p, 0, o->length);
+    if (o->seed)
+        fill(p, o->length, o->seed);
+    for (uint64_t c = o->offset / STORE_CHUNK; c <= (o->offset + o->length - 1) / STORE_CHUNK; c++)
+        st->version[o->shard][c] = o->version;
+    if (o->kind == WRITE)
+        st->last[o->shard] = o->version;
+}
+
+static void op_done(struct store_op *op, int status, const struct err *e)
+{
+    struct op *o = op->arg;
+    o->done = true;
+    o->acked = status == E_OK;
+    if (status != E_OK && status != E_IO)
+        fail_msg("operation: %d %s", status, e ? e->msg : "");
+    o->m->outstanding--;
+}
+
+static void log_clear(struct model *m)
+{
+    for (size_t i = 0; i < m->n; i++)
+        free(m->log[i]);
+    m->n = 0;
+}
+
+static void settle(struct model *m)
+{
+    while (m->outstanding)
+        uv_run(&m->d.loop, UV_RUN_ONCE);
+}
+
+/* Everything is acknowledged: it is the new base. */
+static void rebase(struct model *m)
+{
+    settle(m);
+    for (size_t i = 0; i < m->n; i++) {
+        if (!m->log[i]->acked)
+            return;
+    }
+    for (size_t i = 0; i < m->n; i++)
+        apply(m->base, m->log[i]);
+    log_clear(m);
+}
+
+static void submit(struct model *m, struct op *o)
+{
+    struct iobuf *b = o->seed ? iobuf_new(o->length) : NULL;
+    uint32_t crc = 0;
+    o->m = m;
+    m->log = realloc(m->log, (m->n + 1) * sizeof *m->log);
+    m->log[m->n++] = o;
+    m->outstanding++;
+    if (b) {
+        fill(b->data, o->length, o->seed);
+        crc = crc32c(0, b->data, o->length);
+    }
+    if (o->kind == WRITE) {
+        o->w = (struct store_write){.op = {op_done, o}, .shard = sid(o->shard), .version = o->version,
+                                    .commit_seq = m->commit[o->shard], .offset = o->offset, .length = o->length,
+                                    .zero = !b, .crc = crc, .data = b};
+        store_write(m->d.s, &o->w);
+    } else {
+        o->c = (struct store_copy){.op = {op_done, o}, .shard = sid(o->shard), .chunk = o->offset / STORE_CHUNK,
+                                   .version = o->version, .zero = !b, .crc = crc, .data = b};
+        store_copy(m->d.s, &o->c);
+    }
+    iobuf_unref(b);
+}
+
+static unsigned rnd(struct model *m, unsigned n) { return (unsigned)rand_r(&m->seed) % n; }
+
+static void random_op(struct model *m)
+{
+    struct op *o = calloc(1, sizeof *o);
+    static const uint32_t most[] = {512, 4096, 4096, 16384, 65536, 262144};
+    o->shard = (int)rnd(m, SHARDS);
+    o->seed = rnd(m, 6) ? (uint64_t)rand_r(&m->seed) + 1 : 0;
+    if (rnd(m, 10) == 0) {
+        o->kind = COPY;
+        o->offset = rnd(m, CHUNKS) * STORE_CHUNK;
+        o->length = STORE_CHUNK;
+        o->version = (struct store_version){rnd(m, 5) + 1, rnd(m, 100000) + 1};
+    } else {
+        uint32_t unit = rnd(m, 3) ? 4096 : 512, max = most[rnd(m, 6)];
+        o->length = (rnd(m, max / 512) + 1) * 512;
+        o->length = (o->length + unit - 1) / unit * unit;
+        o->offset = rnd(m, (unsigned)((SHARD_BYTES - o->length) / unit + 1)) * unit;
+        if (rnd(m, 2)) /* a hot spot: the same blocks again and again */
+            o->offset %= 32768;
+        o->version = (struct store_version){m->epoch[o->shard], ++m->next_seq[o->shard]};
+    }
+    submit(m, o);
+}
+
+static bool same(const struct model *m, const struct state *got)
+{
+    for (int i = 0; i < SHARDS; i++)
+        if (memcmp(m->work->mem[i], got->mem[i], SHARD_BYTES) != 0
+            || memcmp(m->work->version[i], got->version[i], sizeof got->version[i]) != 0
+            || store_version_cmp(m->work->last[i], got->last[i]) != 0)
+            return false;
+    return true;
+}
+
+/* What a failure needs to be understood. */
+static void explain(const struct model *m, const struct state *got)
+{
+    for (int i = 0; i < SHARDS; i++) {
+        printf("shard %d: last %llu.%llu, model %llu.%llu\n", i, (unsigned long long)got->last[i].epoch,
+               (unsigned long long)got->last[i].seq, (unsigned long long)m->work->last[i].epoch,
+               (unsigned long long)m->work->last[i].seq);
+        for (unsigned c = 0; c < CHUNKS; c++) {
+            const struct store_version *a = &got->version[i][c], *b = &m->work->version[i][c];
+            unsigned first = 0, n = 0;
+            for (unsigned x = c * STORE_CHUNK; x < (c + 1) * STORE_CHUNK; x += 512)
+                if (memcmp(got->mem[i] + x, m->work->mem[i] + x, 512) != 0 && n++ == 0)
+                    first = x;
+            if (n || store_version_cmp(*a, *b) != 0)
+                printf("  chunk %u: version %llu.%llu, model %llu.%llu; %u sectors differ from %u on\n", c,
+                       (unsigned long long)a->epoch, (unsigned long long)a->seq, (unsigned long long)b->epoch,
+                       (unsigned long long)b->seq, n, first);
+        }
+    }
+    for (size_t k = 0; k < m->n; k++)
+        printf("  op %zu: %s shard %d %llu+%u version %llu.%llu%s%s\n", k, m->log[k]->kind == COPY ? "copy" : "write",
+               m->log[k]->shard, (unsigned long long)m->log[k]->offset, m->log[k]->length,
+               (unsigned long long)m->log[k]->version.epoch, (unsigned long long)m->log[k]->version.seq,
+               m->log[k]->seed ? "" : " zero", m->log[k]->acked ? " acked" : "");
+}
+
+static void look(struct model *m, struct state *got)
+{
+    struct store_shard_info info;
+    memset(got, 0, sizeof *got);
+    for (int i = 0; i < SHARDS; i++) {
+        struct store_shard_id id = sid(i);
+        struct wait w;
+        store_shard_info(m->d.s, &id, &info);
+        got->last[i] = info.last;
+        if (!info.exists)
+            continue;
+        int rc = do_read(&m->d, id, 0, SHARD_BYTES, got->mem[i]);
+        if (rc != E_OK)
+            fail_msg("read after the cut: %d %s", rc, m->d.e.msg);
+        struct store_versions q = {.shard = id, .count = CHUNKS, .ret = got->version[i]};
+        op_init(&q.op, &w);
+        store_versions(m->d.s, &q);
+        assert_int_equal(wait_for(&m->d, &w), E_OK);
+    }
+}
+
+/* Every write above the known mark must be in the tail, with its bytes. */
+static void check_tail(struct model *m, size_t prefix)
+{
+    for (int i = 0; i < SHARDS; i++) {
+        struct store_shard_id id = sid(i);
+        struct store_shard_info info;
+        struct store_tail_rec *t;
+        store_shard_info(m->d.s, &id, &info);
+        assert_true(info.commit.epoch < m->epoch[i] || info.commit.seq <= m->commit[i]);
+        size_t n = store_tail(m->d.s, &id, &t);
+        for (size_t k = 1; k < n; k++)
+            assert_true(store_version_cmp(t[k - 1].version, t[k].version) <= 0);
+        for (size_t k = 0; k < prefix; k++) {
+            const struct op *o = m->log[k];
+            uint32_t found = 0;
+            if (o->kind != WRITE || o->shard != i || store_version_cmp(o->version, info.commit) <= 0)
+                continue;
+            uint8_t *want = calloc(1, o->length), *got = malloc(o->length);
+            if (o->seed)
+                fill(want, o->length, o->seed);
+            for (size_t j = 0; j < n; j++) {
+                if (store_version_cmp(t[j].version, o->version) != 0)
+                    continue;
+                struct store_record_read q = {.shard = id, .version = t[j].version, .offset = t[j].offset, .dst = got,
+                                              .length = t[j].length};
+                struct wait w;
+                op_init(&q.op, &w);
+                store_record_read(m->d.s, &q);
+                assert_int_equal(wait_for(&m->d, &w), E_OK);
+                assert_memory_equal(got, want + (t[j].offset - o->offset), t[j].length);
+                found += t[j].length;
+            }
+            assert_int_equal(found, o->length);
+            free(want);
+            free(got);
+        }
+        free(t);
+    }
+}
+
+/* The disk was opened after a cut: which prefix is it? It becomes the base. */
+static void check(struct model *m, const char *what)
+{
+    struct state *got = malloc(sizeof *got);
+    size_t least = 0, k;
+    for (k = 0; k < m->n; k++)
+        if (m->log[k]->acked)
+            least = k + 1;
+    look(m, got);
+    *m->work = *m->base;
+    for (k = 0; k < least; k++)
+        apply(m->work, m->log[k]);
+    for (; !same(m, got); k++) {
+        if (k == m->n) {
+            explain(m, got);
+            fail_msg("%s: no prefix of %zu..%zu operations matches", what, least, m->n);
+        }
+        apply(m->work, m->log[k]);
+    }
+    check_tail(m, k);
+    *m->base = *got;
+    for (int i = 0; i < SHARDS; i++)
+        if (got->last[i].epoch == m->epoch[i] && got->last[i].seq < m->next_seq[i])
+            m->next_seq[i] = got->last[i].seq;
+    for (int i = 0; i < SHARDS; i++)
+        if (m->commit[i] > m->next_seq[i])
+            m->commit[i] = m->next_seq[i];
+    log_clear(m);
+    free(got);
+}
+
+static void ensure_shards(struct model *m)
+{
+    for (int i = 0; i < SHARDS; i++) {
+        struct store_shard_id id = sid(i);
+        struct store_shard_info info;
+        store_shard_info(m->d.s, &id, &info);
+        if (info.exists && info.epoch == m->epoch[i])
+            continue;
+        assert_true(info.epoch <= m->epoch[i]);
+        if (do_fence(&m->d, id, m->epoch[i], SHARD_BYTES) != E_OK)
+            return;
+    }
+}
+
+/* A new owner: fences, and rewrites nothing (the tail stays what it is). */
+static void raise_epoch(struct model *m, int i)
+{
+    rebase(m);
+    m->epoch[i]++;
+    m->next_seq[i] = 0;
+    m->commit[i] = 0;
+    ensure_shards(m);
+}
+
+static void drop_shard(struct model *m, int i)
+{
+    rebase(m);
+    if (m->power.off)
+        return;
+    int rc = do_drop(&m->d, sid(i), m->epoch[i]);
+    bool gone = rc == E_OK;
+    if (!gone) { /* who knows; ask after the cut */
+        disk_close(&m->d);
+        crash(&m->power);
+        disk_must_open(&m->d);
+        struct store_shard_id id = sid(i);
+        struct store_shard_info info;
+        store_shard_info(m->d.s, &id, &info);
+        gone = !info.exists;
+    }
+    if (gone) {
+        memset(m->base->mem[i], 0, SHARD_BYTES);
+        memset(m->base->version[i], 0, sizeof m->base->version[i]);
+        m->base->last[i] = (struct store_version){0, 0};
+        m->next_seq[i] = m->commit[i] = 0;
+    }
+    if (rc != E_OK) {
+        check(m, "drop");
+        power_on(&m->power, rnd(m, 120) + 1, m->seed);
+    }
+    ensure_shards(m);
+}
+
+static void advance_commit(struct model *m)
+{
+    settle(m);
+    for (size_t k = 0; k < m->n; k++)
+        if (!m->log[k]->acked)
+            return;
+    for (int i = 0; i < SHARDS; i++) {
+        uint64_t to = m->next_seq[i] > 3 ? m->next_seq[i] - rnd(m, 3) : 0;
+        struct store_shard_id id = sid(i);
+        if (to > m->commit[i])
+            m->commit[i] = to;
+        if (m->commit[i])
+            store_commit_mark(m->d.s, &id, (struct store_version){m->epoch[i], m->commit[i]});
+    }
+}
+
+static void step(struct model *m)
+{
+    unsigned what = rnd(m, 200);
+    if (what < 150)
+        random_op(m);
+    else if (what < 175)
+        settle(m);
+    else if (what < 190)
+        advance_commit(m);
+    else if (what < 198)
+        do_destage(&m->d);
+    else if (what == 198)
+        raise_epoch(m, (int)rnd(m, SHARDS));
+    else
+        drop_shard(m, (int)rnd(m, SHARDS));
+    while (m->outstanding >= 12)
+        uv_run(&m->d.loop, UV_RUN_ONCE);
+}
+
+static void model_init(struct model *m, unsigned seed)
+{
+    memset(m, 0, sizeof *m);
+    disk_init(&m->d);
+    m->base = calloc(1, sizeof *m->base);
+    m->work = calloc(1, sizeof *m->work);
+    m->seed = seed;
+    for (int i = 0; i < SHARDS; i++)
+        m->epoch[i] = 1;
+}
+
+static void model_free(struct model *m)
+{
+    dev_hook = NULL;
+    disk_free(&m->d);
+    log_clear(m);
+    free(m->log);
+    free(m->base);
+    free(m->work);
+}
+
+/* Many lives of one disk, each ended by a cut at a random event; the ring wraps several times. */
+static void random_lives(void **state)
+{
+    const char *env = getenv("COHORT_TEST_SEED"), *lives_env = getenv("COHORT_TEST_LIVES");
+    unsigned seed = env ? (unsigned)atoi(env) : 1, lives = lives_env ? (unsigned)atoi(lives_env) : 150;
+    struct model *m = malloc(sizeof *m);
+    model_init(m, seed);
+    for (unsigned life = 0; life < lives; life++) {
+        char what[64];
+        snprintf(what, sizeof what, "seed %u, life %u", seed, life);
+        power_on(&m->power, rnd(m, 120) + 1, m->seed);
+        int rc = disk_open(&m->d);
+        if (rc == E_OK) {
+            ensure_shards(m);
+            while (!m->power.off && m->n < 3000)
+                step(m);
+            settle(m);
+            if (rnd(m, 8) == 0 && !m->power.off)
+                rebase(m);
+            disk_close(&m->d);
+        } else if (!m->power.off) {
+            fail_msg("%s: open: %d %s", what, rc, m->d.e.msg);
+        }
+        crash(&m->power);
+        rc = disk_open(&m->d);
+        if (rc != E_OK)
+            fail_msg("%s: open after the cut: %d %s", what, rc, m->d.e.msg);
+        check(m, what);
+        disk_close(&m->d);
+    }
+    model_free(m);
+    free(m);
+}
+
+/* The same short script on a new disk, cut at event 1, 2, 3 ... until it gets through: formatting, fencing, writing,
+ * destaging in place and copied, trimming, dropping, closing. */
+static void script(struct model *m)
+{
+    static const struct { uint32_t offset, length; uint64_t seed; } w[] = {
+        {0, 4096, 1}, {4096, 8192, 2}, {512, 512, 3}, {61440, 8192, 4}, {262144, 262144, 5}, {0, 4096, 0}, {8192, 4096, 6},
+    };
+    ensure_shards(m);
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < sizeof w / sizeof *w; i++) {
+            struct op *o = calloc(1, sizeof *o);
+            *o = (struct op){.kind = WRITE, .shard = 0, .offset = w[i].offset, .length = w[i].length,
+                             .seed = w[i].seed ? w[i].seed + (uint64_t)round : 0,
+                             .version = {m->epoch[0], ++m->next_seq[0]}};
+            submit(m, o);
+            if (i % 3 == 2)
+                settle(m);
+        }
+        settle(m);
+        if (!m->power.off)
+            advance_commit(m);
+        do_destage(&m->d);
+    }
+}
+
+static void every_event(void **state)
+{
+    bool through = false;
+    unsigned n;
+    for (n = 1; !through; n++) {
+        struct model *m = malloc(sizeof *m);
+        char what[64];
+        snprintf(what, sizeof what, "event %u", n);
+        model_init(m, n);
+        power_on(&m->power, n, n);
+        int rc = disk_open(&m->d);
+        if (rc == E_OK) {
+            script(m);
+            disk_close(&m->d);
+        }
+        through = !m->power.off;
+        crash(&m->power);
+        rc = disk_open(&m->d);
+        if (rc != E_OK)
+            fail_msg("%s: open after the cut: %d %s", what, rc, m->d.e.msg);
+        check(m, what);
+        model_free(m);
+        free(m);
+    }
+    printf("%u events\n", n - 2);
+    assert_true(n > 40);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_event),
+        cmocka_unit_test(random_lives),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
