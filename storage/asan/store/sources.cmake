@@ -18,6 +18,6 @@ add_library(c_store STATIC
 target_link_libraries(c_store PUBLIC cohort_flags c_base PkgConfig::UV PkgConfig::URING PRIVATE ${ROCKSDB_LIBRARY})
 target_link_libraries(c_volume PUBLIC c_store)
 
-foreach(topic basic powercut)
+foreach(topic basic powercut damage label)
   cohort_unit_test(store_${topic} LIBS c_store)
 endforeach()

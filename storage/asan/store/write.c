@@ -115,7 +115,7 @@ void store_write(struct store *s, struct store_write *w)
         return;
     }
     if (w->commit_seq)
-        index_commit(&s->index, sh, (struct store_version){w->version.epoch, w->commit_seq});
+        store_commit_mark(s, &w->shard, (struct store_version){w->version.epoch, w->commit_seq});
     sh->last = w->version;
     append(s, &(struct append){.op = &w->op, .sh = sh, .version = w->version, .offset = w->offset, .length = w->length,
                                .crc = w->crc, .type = w->zero ? FMT_ZERO : FMT_WRITE, .data = w->data, .data_off = w->data_off});

@@ -1,0 +1,193 @@
+/* Store: whose disk is it? Foreign, half-made, mixed-up and newer disks are refused with a message that says what to do,
+ * and nothing is formatted over. */
+#include "test_store_util.h"
+#include "storage/asan/store/format.h"
+
+static int setup(void **state)
+{
+    struct disk *d = malloc(sizeof *d);
+    disk_init(d);
+    *state = d;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    disk_free(*state);
+    free(*state);
+    return 0;
+}
+
+static void refused(struct disk *d, int code, const char *says)
+{
+    int rc = disk_open(d);
+    if (rc != code || !strstr(d->e.msg, says))
+        fail_msg("expected %d with \"%s\", got %d: %s", code, says, rc, d->e.msg);
+    assert_int_equal(d->e.code, code);
+}
+
+static void touch(const char *dir, const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    int fd = open(path, O_CREAT | O_WRONLY, 0600);
+    assert_true(fd >= 0);
+    close(fd);
+}
+
+static void conf(void **state)
+{
+    struct disk *d = *state;
+    struct store_conf good = d->conf;
+    d->conf.fast_path = "/nonexistent/fast";
+    refused(d, E_INVAL, "/nonexistent/fast");
+    d->conf = good;
+    d->conf.journal_bytes = MIB;
+    refused(d, E_INVAL, "16 MiB");
+    d->conf = good;
+    d->conf.disk_id = "";
+    refused(d, E_INVAL, "id");
+    d->conf = good;
+    d->conf.create = false;
+    refused(d, E_NOTFOUND, d->capacity);
+    d->conf = good;
+    disk_must_open(d);
+    struct store *again;
+    struct err e;
+    assert_int_equal(store_open(&d->loop, &d->conf, &again, &e), E_BUSY);
+}
+
+static void not_empty(void **state)
+{
+    struct disk *d = *state;
+    touch(d->capacity, "holiday.jpg");
+    refused(d, E_CONFLICT, "holiday.jpg");
+    assert_int_equal(unlinkat(AT_FDCWD, d->capacity, AT_REMOVEDIR), -1); /* still there */
+}
+
+static void foreign(void **state)
+{
+    struct disk *d = *state;
+    struct store_conf good = d->conf;
+    disk_must_open(d);
+    disk_close(d);
+    d->conf.cluster_uuid = "cluster-2";
+    refused(d, E_CONFLICT, "cluster-1");
+    d->conf = good;
+    d->conf.disk_id = "disk-2";
+    refused(d, E_CONFLICT, "disk-1");
+    d->conf = good;
+    d->conf.create = false;
+    disk_must_open(d);
+}
+
+static void move(const char *from_dir, const char *to_dir, const char *name)
+{
+    char from[512], to[512];
+    snprintf(from, sizeof from, "%s/%s", from_dir, name);
+    snprintf(to, sizeof to, "%s/%s", to_dir, name);
+    assert_int_equal(rename(from, to), 0);
+}
+
+static void parts_missing(void **state)
+{
+    struct disk *d = *state;
+    disk_must_open(d);
+    disk_close(d);
+    move(d->fast, d->dir, "journal");
+    refused(d, E_CORRUPT, "journal is missing");
+    move(d->dir, d->fast, "journal");
+    move(d->capacity, d->dir, "extents.dat");
+    refused(d, E_CORRUPT, "extents.dat");
+    move(d->dir, d->capacity, "extents.dat");
+    move(d->capacity, d->dir, "meta");
+    refused(d, E_CORRUPT, "meta");
+    move(d->dir, d->capacity, "meta");
+    disk_must_open(d);
+}
+
+/* Two disks of one id, made at different times, with journal and metadata exchanged. */
+static void mixed_up(void **state)
+{
+    struct disk *d = *state, other;
+    disk_init(&other);
+    disk_must_open(&other);
+    disk_must_open(d);
+    disk_close(d);
+    disk_close(&other);
+    move(other.fast, d->fast, "journal");
+    refused(d, E_CONFLICT, "not made together");
+    disk_free(&other);
+}
+
+static void interrupted_format(void **state)
+{
+    struct disk *d = *state;
+    char path[256];
+    disk_must_open(d);
+    disk_close(d);
+    snprintf(path, sizeof path, "%s/formatting", d->capacity);
+    FILE *f = fopen(path, "w");
+    fputs("cluster-1 disk-9\n", f);
+    fclose(f);
+    refused(d, E_CONFLICT, "another disk");
+    f = fopen(path, "w");
+    fputs("cluster-1 disk-1\n", f);
+    fclose(f);
+    d->conf.create = false;
+    refused(d, E_NOTFOUND, d->capacity);
+    d->conf.create = true;
+    disk_must_open(d); /* it was never used: made again */
+    assert_int_equal(access(path, F_OK), -1);
+}
+
+static void newer_version(void **state)
+{
+    struct disk *d = *state;
+    char path[256];
+    struct fmt_sb sb;
+    disk_must_open(d);
+    disk_close(d);
+    snprintf(path, sizeof path, "%s/journal", d->fast);
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pread(fd, &sb, sizeof sb, 0), sizeof sb);
+    assert_true(fmt_sb_ok(&sb));
+    sb.version = htole32(FMT_VERSION + 1);
+    fmt_sb_seal(&sb);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(pwrite(fd, &sb, sizeof sb, (off_t)FMT_SB_COPY_AT(i)), sizeof sb);
+    fsync(fd);
+    close(fd);
+    refused(d, E_VERSION, "upgrade");
+}
+
+static void same_directory(void **state)
+{
+    struct disk *d = *state;
+    struct store_shard_id id = shard_id(1, 0);
+    uint8_t got[4096], want[4096];
+    d->conf.fast_path = d->conf.capacity_path;
+    disk_must_open(d);
+    assert_int_equal(do_fence(d, id, 1, MIB), E_OK);
+    assert_int_equal(do_write(d, id, 1, 1, 0, 0, 4096, 3, 0), E_OK);
+    disk_close(d);
+    disk_must_open(d);
+    fill(want, 4096, 3);
+    assert_int_equal(do_read(d, id, 0, 4096, got), E_OK);
+    assert_memory_equal(got, want, 4096);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(conf, setup, teardown),
+        cmocka_unit_test_setup_teardown(not_empty, setup, teardown),
+        cmocka_unit_test_setup_teardown(foreign, setup, teardown),
+        cmocka_unit_test_setup_teardown(parts_missing, setup, teardown),
+        cmocka_unit_test_setup_teardown(mixed_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(interrupted_format, setup, teardown),
+        cmocka_unit_test_setup_teardown(newer_version, setup, teardown),
+        cmocka_unit_test_setup_teardown(same_directory, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
