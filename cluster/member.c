@@ -238,6 +238,11 @@ int member_join_accept(const struct member_conf *c, const char *node_id, const c
     }
     member_db_conf(c, &db, &paths);
     r = member_write_pki(c, a->ca_pem, a->cert_pem, NULL, e);
+    if (!r) { /* where to find the database, for a node that serves none itself; the daemon keeps it up to date */
+        char *remotes = db_remotes(a->n_voters, a->voters, db.client_port);
+        r = write_under(c->state_dir, "voters", remotes, 0644, e);
+        free(remotes);
+    }
     if (!r && a->voter)
         r = join_databases(&db, a, e);
     struct member_id id;

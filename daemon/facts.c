@@ -27,17 +27,22 @@ int64_t facts_disk_bytes(const char *capacity_path)
     return statvfs(capacity_path, &s) ? 0 : (int64_t)(s.f_blocks * s.f_frsize);
 }
 
+static void measure(struct facts_accel *ret)
+{
+    struct hostcheck h;
+    hostcheck_run(NULL, &h);
+    snprintf(ret->accel, sizeof ret->accel, "%s", machine_accel_name(h.accel));
+    snprintf(ret->reason, sizeof ret->reason, "%s", h.reason);
+    snprintf(ret->kvm_cpu, sizeof ret->kvm_cpu, "%s", h.kvm_cpu);
+}
+
 const struct facts_accel *facts_accel(void)
 {
     static struct facts_accel a;
     static bool measured;
-    if (!measured) {
-        struct hostcheck h;
-        hostcheck_run(NULL, &h);
-        snprintf(a.accel, sizeof a.accel, "%s", machine_accel_name(h.accel));
-        snprintf(a.reason, sizeof a.reason, "%s", h.reason);
-        measured = true;
-    }
+    if (!measured)
+        measure(&a);
+    measured = true;
     return &a;
 }
 
@@ -47,13 +52,9 @@ struct publish {
     struct facts_accel accel;
 };
 
-static void measure(uv_work_t *w)
+static void measure_work(uv_work_t *w)
 {
-    struct publish *p = container_of(w, struct publish, work);
-    struct hostcheck h;
-    hostcheck_run(NULL, &h);
-    snprintf(p->accel.accel, sizeof p->accel.accel, "%s", machine_accel_name(h.accel));
-    snprintf(p->accel.reason, sizeof p->accel.reason, "%s", h.reason);
+    measure(&container_of(w, struct publish, work)->accel);
 }
 
 static void on_txn(void *arg, int status, const struct err *e)
@@ -87,6 +88,6 @@ void facts_publish(struct daemon *d)
 {
     struct publish *p = xcalloc(1, sizeof *p);
     p->d = d;
-    if (uv_queue_work(d->loop, &p->work, measure, measured))
+    if (uv_queue_work(d->loop, &p->work, measure_work, measured))
         free(p);
 }

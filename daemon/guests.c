@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/htab.h"
 #include "base/log.h"
+#include "daemon/facts.h"
 #include "daemon/guest_txn.h"
 #include "daemon/images.h"
 #include "daemon/moves.h"
@@ -29,6 +30,7 @@ struct guest {
     bool busy;         /* a transaction or monitor command of ours is under way: wait for it */
     bool attached;     /* disks served, ports plugged in this life of the daemon */
     bool stopping;
+    bool adopted;      /* ran before this life of the daemon: a migration of that life may be half done */
     uint64_t retry_at_ms;
     unsigned retry_ms;
     int n_sockets, n_ports;
@@ -69,6 +71,12 @@ static struct guest *guest_get(struct guests *g, const char *id)
     snprintf(x->id, sizeof x->id, "%s", id);
     LIST_INSERT_HEAD(&g->list, x, entry);
     return x;
+}
+
+bool guests_settled(struct guests *g, const char *id)
+{
+    const struct guest *x = guest_find(g, id);
+    return x && x->attached && !x->adopted && !x->busy;
 }
 
 struct machines *guests_machines(struct guests *g)
@@ -164,6 +172,8 @@ static int fill(struct guests *g, const struct cdb_view *v, const struct cdb_mac
     snprintf(s->name, sizeof s->name, "%s", m->name);
     if (!machine_type_parse(m->type, &s->type) || !machine_accel_parse(accel, &s->accel))
         return err_set(e, E_CORRUPT, "machine type '%s' or accel '%s' is unknown to this node", m->type, accel);
+    if (s->accel == MACHINE_KVM)
+        snprintf(s->cpu, sizeof s->cpu, "%s", facts_accel()->kvm_cpu);
     return m->image[0] ? images_spec(g->images, v, m, s, e) : 0;
 }
 
@@ -274,6 +284,13 @@ static void ended(struct guest *x, const struct cdb_machine *row, struct machine
         commit(x, guest_txn_stopped(g->d, view(g), row, why, true), "guest failed");
 }
 
+static void on_cancelled(struct machine *m, int status, const struct err *e, void *arg)
+{
+    (void)arg;
+    if (status && status != E_CANCELED)
+        log_warn("vm %s: cancelling the old migration: %s", machine_spec(m)->name, e->msg);
+}
+
 /* It runs here and should. */
 static void keep(struct guest *x, const struct cdb_view *v, const struct cdb_machine *row, struct machine *m)
 {
@@ -285,6 +302,17 @@ static void keep(struct guest *x, const struct cdb_view *v, const struct cdb_mac
             problem(x, row, &e);
             return;
         }
+        x->adopted = true;
+    }
+    if (x->adopted && machine_state(m) != MACHINE_STARTING && !row->migrate_to[0])
+        x->adopted = false;
+    if (x->adopted && machine_state(m) != MACHINE_STARTING) {
+        /* A migration whose driver was our previous life: only once the wish for it is withdrawn can no stray switchover
+         * transaction succeed any more (migrate/migrate.h). */
+        machine_migrate_cancel(m, on_cancelled, x);
+        x->adopted = false;
+        commit(x, guest_txn_not_moved(g->d, row, "the migration ended with a restart of the node's daemon"), "migration withdrawn");
+        return;
     }
     switch (machine_state(m)) {
     case MACHINE_RUNNING:

@@ -20,6 +20,8 @@ void guests_wake(struct guests *g);
 /* ---- for migrations (daemon/moves.c) ---- */
 
 struct machines *guests_machines(struct guests *g);
+/* False while reconciliation still has to deal with what an earlier life of the daemon left of this guest. */
+bool guests_settled(struct guests *g, const char *id);
 /* Fills `spec` for row `m` as this node would run it, with its disks' sockets served and its ports plugged; kernel files
  * must be there already (guests_image_ready). */
 MUST_CHECK int guests_prepare(struct guests *g, const struct cdb_view *v, const struct cdb_machine *m, struct machine_spec *ret_spec,

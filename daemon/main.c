@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include "base/fault.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
@@ -94,7 +93,7 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         {"config", required_argument, 0, 'c'}, {"log", required_argument, 0, 'l'}, {"version", no_argument, 0, 'v'},
         {"help", no_argument, 0, 'h'},         {0}};
-    const char *config = "/etc/cohort/cohortd.json", *faults = getenv("COHORT_FAULTS");
+    const char *config = "/etc/cohort/cohortd.json";
     struct err e = {0};
     for (int o; (o = getopt_long(argc, argv, "c:l:vh", options, NULL)) != -1;) {
         if (o == 'c')
@@ -112,8 +111,6 @@ int main(int argc, char **argv)
         return usage(stderr);
     signal(SIGPIPE, SIG_IGN);
     int rc = conf_load(config, &node.conf, &e);
-    if (!rc && faults)
-        rc = fault_arm(faults, &e);
     if (!rc)
         rc = run(&e);
     if (rc)

@@ -243,7 +243,7 @@ static void begin(struct moves *m, const struct cdb_view *v, const struct cdb_ma
     struct machine *machine = machines_find(guests_machines(m->d->guests), row->id);
     const struct migrate_options options = {0};
     struct err e = {0};
-    if (!machine || machine_spec(machine)->generation != row->generation || machine_state(machine) != MACHINE_RUNNING)
+    if (!guests_settled(m->d->guests, row->id) || !machine || machine_spec(machine)->generation != row->generation || machine_state(machine) != MACHINE_RUNNING)
         return; /* not yet, or the reconciler has something to do first */
     if (migrate_start(m->engine, machine, row->migrate_to, &options, &e)) {
         log_warn("vm %s: cannot migrate: %s", row->name, e.msg);
