@@ -2,6 +2,7 @@
  * to open, never to wrong data; only the very last batch, which could be a torn one, may vanish. */
 #include "test_store_util.h"
 #include <dirent.h>
+#include "base/fault.h"
 #include "storage/asan/store/format.h"
 
 #define SHARD_BYTES (2ull * MIB)
@@ -103,6 +104,43 @@ static void journal_middle(void **state)
     assert_int_equal(intact(d, 10), 10);
 }
 
+/* Batches 2 and 3 were in flight together and only 3 arrived whole. It was never acknowledged, and must not come back as the
+ * successor of what the next life writes in the place of 2: neither by replay, nor once all before it is trimmed. */
+static void leftovers(void **state)
+{
+    struct disk *d = *state;
+    char path[256];
+    struct fmt_batch h;
+    const off_t third = FMT_RING_AT + 4 * FMT_BLOCK;
+    writes(d, 1, 3, 0);
+    copy_file(d->fast, d->dir, "journal");
+    disk_close(d);
+    copy_file(d->dir, d->fast, "journal");
+    flip(d->fast, "journal", FMT_RING_AT + 3 * FMT_BLOCK, 1);
+    snprintf(path, sizeof path, "%s/journal", d->fast);
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pread(fd, &h, sizeof h, third), sizeof h);
+    assert_true(fmt_batch_ok(&h));
+    h.durable_seq = htole64(1);
+    fmt_batch_seal(&h);
+    assert_int_equal(pwrite(fd, &h, sizeof h, third), sizeof h);
+    fsync(fd);
+    close(fd);
+    disk_must_open(d);
+    assert_int_equal(intact(d, 3), 1);
+    writes(d, 2, 2, 0);
+    abandon_open(d, d->dir);
+    disk_must_open(d);
+    assert_int_equal(intact(d, 3), 2);
+    store_commit_mark(d->s, &(struct store_shard_id){.volume = shard_id(1, 0).volume}, (struct store_version){1, 2});
+    assert_int_equal(do_destage(d), E_OK);
+    for (int round = 0; round < 2; round++) {
+        disk_close(d);
+        disk_must_open(d);
+        assert_int_equal(intact(d, 3), 2);
+    }
+}
+
 /* After a clean close even the last batch may not be missing. */
 static void journal_end_after_close(void **state)
 {
@@ -168,6 +206,35 @@ static void extents(void **state)
     assert_int_equal(do_write(d, shard_id(1, 0), 1, 22, 22, 4 * 4096, 4096, 4, 0), E_OK);
     assert_int_equal(do_destage(d), E_OK);
     assert_int_equal(intact(d, 20), 20);
+}
+
+/* A destage in place is cut short and leaves its block torn. Then sectors cover that block piece by piece, and some of them
+ * are destaged before the others: nothing may be asked of the torn block. */
+static void torn_in_place(void **state)
+{
+    struct disk *d = *state;
+    struct store_shard_id id = shard_id(1, 0);
+    struct err e;
+    uint8_t got[4096], want[4096];
+    writes(d, 1, 4, 4);
+    assert_int_equal(do_destage(d), E_OK);
+    assert_int_equal(do_write(d, id, 1, 5, 5, 2 * 4096, 4096, 50, 0), E_OK);
+    assert_int_equal(fault_arm("meta.write=fail", &e), E_OK);
+    assert_int_equal(do_destage(d), E_IO);
+    fault_disarm_all();
+    disk_close(d);
+    flip(d->capacity, "extents.dat", 2 * 4096 + 700, 0xff);
+    disk_must_open(d);
+    for (unsigned i = 0; i < 8; i++) {
+        assert_int_equal(do_write(d, id, 1, 6 + i, 0, 2 * 4096 + i * 512, 512, 60 + i, 0), E_OK);
+        fill(want + i * 512, 512, 60 + i);
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        store_commit_mark(d->s, &id, (struct store_version){1, 6 + i});
+        assert_int_equal(do_destage(d), E_OK);
+        assert_int_equal(do_read(d, id, 2 * 4096, 4096, got), E_OK);
+        assert_memory_equal(got, want, 4096);
+    }
 }
 
 static void extents_cut_off(void **state)
@@ -292,9 +359,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(journal_middle, setup, teardown),
+        cmocka_unit_test_setup_teardown(leftovers, setup, teardown),
         cmocka_unit_test_setup_teardown(journal_end_after_close, setup, teardown),
         cmocka_unit_test_setup_teardown(journal_live, setup, teardown),
         cmocka_unit_test_setup_teardown(extents, setup, teardown),
+        cmocka_unit_test_setup_teardown(torn_in_place, setup, teardown),
         cmocka_unit_test_setup_teardown(extents_cut_off, setup, teardown),
         cmocka_unit_test_setup_teardown(superblocks, setup, teardown),
         cmocka_unit_test_setup_teardown(metadata, setup, teardown),

@@ -118,16 +118,19 @@ static int look_for_witness(struct reader *r, uint64_t pos, uint64_t seq, struct
     return E_OK;
 }
 
-struct parts { struct journal_found f[STORE_WRITE_MAX / STORE_CHUNK + 1]; unsigned n; };
+struct parts { struct journal_found f[STORE_WRITE_MAX / STORE_CHUNK + 1]; unsigned n; bool begun; };
 
-/* Parts of one write are applied when the last one is there; a new first part voids parts that a crash cut short. */
+/* Parts of one write are applied when the last one is there; a new first part voids parts that a crash cut short.
+ * Replay may begin in the middle of a write: trimming goes by batches. That write was whole, as no part of it is settled,
+ * and so trimmed, before all are durable. */
 static int take_record(struct journal *j, struct parts *w, const struct journal_found *f, journal_apply *apply, void *arg,
                        struct err *e)
 {
     if (f->rec.flags & FMT_FIRST)
         w->n = 0;
-    else if (w->n == 0 || w->n == sizeof w->f / sizeof *w->f)
+    else if ((w->n == 0 && w->begun) || w->n == sizeof w->f / sizeof *w->f)
         return err_set(e, E_CORRUPT, "%s: a record without the parts before it", j->dev.path);
+    w->begun = true;
     w->f[w->n++] = *f;
     if (!(f->rec.flags & FMT_LAST))
         return E_OK;
