@@ -212,18 +212,15 @@ static void make_volume(int owner)
     cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_state, "ready");
     commit(t);
     memset(model, 0, VOLUME);
-    for (int i = 0; i < NODES; i++) { /* every engine's view has it: its answer to I/O is not E_NOTFOUND */
+    for (int i = 0; i < NODES; i++) { /* an engine whose view is older waits for the row to come */
         char sock[512];
         struct err e;
+        if (!engine[i])
+            continue;
         path(sock, sizeof sock, "v%d.sock", i);
-        int rc = E_NOTFOUND;
-        while (engine[i] && (rc = asan_vhost_serve(engine[i], volume, sock, &e)) == E_NOTFOUND)
-            uv_run(&loop, UV_RUN_ONCE);
-        if (engine[i]) {
-            assert_int_equal(rc, 0);
-            assert_int_equal(asan_vhost_serve(engine[i], volume, sock, &e), E_EXISTS);
-            asan_vhost_unserve(engine[i], sock);
-        }
+        assert_int_equal(asan_vhost_serve(engine[i], volume, sock, &e), 0);
+        assert_int_equal(asan_vhost_serve(engine[i], volume, sock, &e), E_EXISTS);
+        asan_vhost_unserve(engine[i], sock);
     }
 }
 
@@ -542,10 +539,7 @@ static void test_delete(void **state)
     for (size_t i = 0; i < cdb_shard_count(view()); i++)
         assert_string_not_equal(cdb_shard_at(view(), i)->volume, volume);
     uint8_t buf[512];
-    int rc;
-    while ((rc = io(0, ASAN_READ, 0, 512, buf)) == E_CANCELED)
-        uv_run(&loop, UV_RUN_ONCE);
-    assert_int_equal(rc, E_NOTFOUND);
+    WAIT_FOR(io(0, ASAN_READ, 0, 512, buf) == E_NOTFOUND);
 }
 
 static int setup(void **state)

@@ -125,6 +125,8 @@ static void sync_call(struct asan *a, struct sync *s, void (*fn)(struct sync *s)
 
 static void do_serve(struct sync *s)
 {
+    if (front_wait_volume(s->a, s->volume_id, &s->mail))
+        return;
     s->status = front_vhost_serve(s->a, s->volume_id, s->path, s->e);
     sync_done(s);
 }
@@ -345,6 +347,7 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->cond, NULL);
     TAILQ_INIT(&a->laters);
+    TAILQ_INIT(&a->unknown);
     htab_init(&a->volumes);
     memcpy(a->node_id, conf->node_id, ID_LEN + 1);
     a->cluster_uuid = xstrdup(conf->cluster_uuid);

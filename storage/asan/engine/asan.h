@@ -51,7 +51,8 @@ void asan_set_lease(struct asan *a, uint64_t until_boot_ns);
 /* ---- guests ---- */
 
 /* A vhost-user-blk socket for volume `volume_id`. The node need not own it (yet): requests wait until it does. Waits
- * briefly. E_NOTFOUND: no such volume; E_EXISTS: this socket serves this volume already; E_INVAL: it serves another one. */
+ * briefly. E_NOTFOUND: no such volume (after 2 s, in case the row is on
+ * its way); E_EXISTS: this socket serves this volume already; E_INVAL: it serves another one. */
 MUST_CHECK int asan_vhost_serve(struct asan *a, const char *volume_id, const char *socket_path, struct err *e);
 /* Disconnects the guest and removes the socket; returns when it is gone. Requests that wait are given up (the guest's
  * inflight region remembers them). Unknown sockets are fine. */
@@ -65,7 +66,7 @@ struct asan_claim { /* caller-owned until `answer` ran */
     struct mailbox *answer_to;
     char volume_id[ID_LEN + 1];
     struct asan *asan;
-    int status;                /* 0; E_NOTFOUND; E_BUSY: another node owns it (a guest runs there); E_CANCELED: asan_stop */
+    int status;                /* 0; E_NOTFOUND; E_BUSY: another node owns it, still after 3 s; E_CANCELED: asan_stop */
     struct err err;
 };
 /* Makes this node the owner of a volume that no live node owns, for as long as it takes, and keeps it so. Counted: each

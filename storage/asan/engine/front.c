@@ -21,6 +21,49 @@ struct vhost {
     LIST_ENTRY(vhost) entry;
 };
 
+/* ---- volumes that our view does not have yet ---- */
+
+/* The caller's view may be ahead of ours by a moment: what names an unknown volume is asked again until this is over. */
+#define UNKNOWN_MS 2000
+
+struct unknown {
+    struct mail *mail;
+    uint64_t until_ms;
+    TAILQ_ENTRY(unknown) entry;
+};
+
+/* Keeps `m` for a later run if volume `id` is not known and may still come. */
+static bool wait_for_volume(struct asan *a, const char *id, struct mail *m)
+{
+    if (a->stopping || a->last_try || volume_find(a, id))
+        return false;
+    struct unknown *u = xcalloc(1, sizeof *u);
+    u->mail = m;
+    u->until_ms = now_ms() + UNKNOWN_MS;
+    TAILQ_INSERT_TAIL(&a->unknown, u, entry);
+    return true;
+}
+
+/* Runs those whose volume has come (`id` in them is theirs to look up), and all that have waited long enough. */
+static void run_unknown(struct asan *a, bool all)
+{
+    TAILQ_HEAD(, unknown) list = TAILQ_HEAD_INITIALIZER(list);
+    struct unknown *u;
+    TAILQ_CONCAT(&list, &a->unknown, entry);
+    while ((u = TAILQ_FIRST(&list))) {
+        TAILQ_REMOVE(&list, u, entry);
+        uint64_t until = u->until_ms;
+        struct mail *m = u->mail;
+        free(u);
+        a->last_try = all || now_ms() >= until;
+        m->run(m);
+        a->last_try = false;
+        u = TAILQ_LAST(&a->unknown, unknown_list);
+        if (u && u->mail == m)
+            u->until_ms = until;
+    }
+}
+
 /* ---- guests ---- */
 
 static struct vhost *find(struct asan *a, const char *path)
@@ -30,6 +73,11 @@ static struct vhost *find(struct asan *a, const char *path)
         if (!strcmp(h->path, path))
             return h;
     return NULL;
+}
+
+bool front_wait_volume(struct asan *a, const char *volume_id, struct mail *m)
+{
+    return wait_for_volume(a, volume_id, m);
 }
 
 int front_vhost_serve(struct asan *a, const char *volume_id, const char *path, struct err *e)
@@ -119,6 +167,7 @@ void front_vhost_unserve(struct asan *a, const char *path, void (*done)(void *ar
 void front_tick(struct asan *a)
 {
     struct vhost *h, *next;
+    run_unknown(a, false);
     for (h = LIST_FIRST(&a->vhosts); h; h = next) {
         next = LIST_NEXT(h, entry);
         if (h->closing)
@@ -219,6 +268,7 @@ void front_close(struct asan *a)
 {
     struct vhost *h, *next;
     struct htab_node *n;
+    run_unknown(a, true);
     for (h = LIST_FIRST(&a->vhosts); h; h = next) {
         next = LIST_NEXT(h, entry);
         a->closing++;
@@ -261,6 +311,8 @@ void front_io(struct mail *m)
     static const enum vol_op op[] = {VOL_READ, VOL_WRITE, VOL_ZERO, VOL_FLUSH};
     struct asan_io *io = container_of(m, struct asan_io, mail);
     struct asan *a = io->asan;
+    if (wait_for_volume(a, io->volume_id, m))
+        return;
     struct volume *v = volume_find(a, io->volume_id);
     if (a->stopping || !v || v->gone || v->deleting) {
         io->status = a->stopping ? E_CANCELED : E_NOTFOUND;
@@ -297,6 +349,8 @@ void front_claim(struct mail *m)
 {
     struct asan_claim *c = container_of(m, struct asan_claim, mail);
     struct asan *a = c->asan;
+    if (wait_for_volume(a, c->volume_id, m))
+        return;
     struct volume *v = volume_find(a, c->volume_id);
     struct claim *k = xcalloc(1, sizeof *k);
     k->c = c;

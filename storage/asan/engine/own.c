@@ -17,17 +17,27 @@
 LOG_MODULE("asan");
 
 #define RETRY_MS 300
+#define BUSY_MS 3000 /* a claim waits so long for another owner to let go */
 
-static void wake_claims(struct volume *v, int status, const char *why)
+static void wake_claims(struct volume *v)
 {
     struct claim_wait *w;
     while ((w = TAILQ_FIRST(&v->claim_waits))) {
         TAILQ_REMOVE(&v->claim_waits, w, entry);
-        if (status) {
-            assert(v->claims);
-            v->claims--;
-        }
-        w->done(w, status, why);
+        w->done(w, 0, "");
+    }
+}
+
+/* Another node owns it. It may be about to let go (a tool that ends, a resync that is through), and our view may lag. */
+static void expire_claims(struct volume *v)
+{
+    struct claim_wait *w, *next;
+    for (w = TAILQ_FIRST(&v->claim_waits); w; w = next) {
+        next = TAILQ_NEXT(w, entry);
+        if (now_ms() < w->until_ms)
+            continue;
+        own_claim_cancel(v, w);
+        w->done(w, E_BUSY, "another node owns the volume");
     }
 }
 
@@ -62,7 +72,7 @@ static void open_cores(struct volume *v)
         if (shard_row(view, v, i))
             shard_get(v, i);
     volume_unpark(v);
-    wake_claims(v, 0, "");
+    wake_claims(v);
 }
 
 static void txn_done(void *arg, int status, const struct err *e)
@@ -117,7 +127,7 @@ void own_update(struct volume *v)
         if (v->owner_dead && wants_to_own(v))
             claim(v, "claim volume");
         else if (!v->owner_dead)
-            wake_claims(v, E_BUSY, "another node owns the volume");
+            expire_claims(v);
         return;
     }
     if (v->open) {
@@ -145,6 +155,7 @@ void own_claim(struct volume *v, struct claim_wait *w)
         w->done(w, 0, "");
         return;
     }
+    w->until_ms = now_ms() + BUSY_MS;
     TAILQ_INSERT_TAIL(&v->claim_waits, w, entry);
     own_update(v);
 }

@@ -170,6 +170,7 @@ struct volume { /* one per row of Volume */
 struct claim_wait {
     void (*done)(struct claim_wait *w, int status, const char *why);
     void *arg;
+    uint64_t until_ms;
     TAILQ_ENTRY(claim_wait) entry;
 };
 
@@ -203,6 +204,8 @@ struct asan {
     LIST_HEAD(, peer) peers;
     struct htab volumes;
     LIST_HEAD(, vhost) vhosts;
+    TAILQ_HEAD(unknown_list, unknown) unknown; /* front.c */
+    bool last_try;
     struct nbd_server *nbd;
     bool lease, stopping, recheck; /* recheck: a disk came or went: which volumes need us? */
     bool view_seen, barrier_busy; /* view_seen: the view is as new as this process */
@@ -294,6 +297,7 @@ char *dump_json(struct asan *a);
 /* front.c */
 struct vhost;
 int front_open(struct asan *a, const char *nbd_socket, struct err *e);
+bool front_wait_volume(struct asan *a, const char *volume_id, struct mail *m);
 int front_vhost_serve(struct asan *a, const char *volume_id, const char *path, struct err *e);
 void front_vhost_unserve(struct asan *a, const char *path, void (*done)(void *arg), void *arg);
 void front_tick(struct asan *a);

@@ -219,4 +219,5 @@ void view_changed(struct cdb_link *l, void *arg)
         return;
     HTAB_FOR_EACH_SAFE (n, next, &a->volumes)
         update_volume(a, view, container_of(n, struct volume, node));
+    front_tick(a);
 }
