@@ -77,6 +77,9 @@ enum machine_state machine_state(const struct machine *m);
 enum machine_end machine_end(const struct machine *m);
 const char *machine_message(const struct machine *m); /* "" or why, in words */
 pid_t machine_pid(const struct machine *m);
+/* Its process stands still because the guard had to freeze it (the monitor did not answer when the lease ran out): the state
+ * is what it was before; machine_resume() wakes it. */
+bool machine_frozen(const struct machine *m);
 /* Unix socket of the serial console, of at least 108 bytes. */
 void machine_console_path(const struct machine *m, char ret_path[108]);
 void machine_set_priv(struct machine *m, void *priv); /* the daemon's own */

@@ -87,7 +87,6 @@ void machine_on_event(struct qmp *q, const char *name, json_t *data, void *arg);
 void machine_move(struct machine *m, enum machine_state to);
 void machine_say(struct machine *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void machine_go(struct machine *m); /* first run of a fresh machine, once everything is there */
-bool machine_frozen(const struct machine *m);
 struct machine *machine_new(struct machines *ms, const struct machine_spec *spec);
 void machine_delete(struct machine *m);
 

@@ -284,6 +284,16 @@ static void ended(struct guest *x, const struct cdb_machine *row, struct machine
         commit(x, guest_txn_stopped(g->d, view(g), row, why, true), "guest failed");
 }
 
+/* It stands still, by its guard when the lease ran out or by a migration that did not happen. */
+static void go_on(struct guest *x, const struct cdb_machine *row, struct machine *m)
+{
+    if (!lease_valid(x->all) || clock_boot_ms() < x->retry_at_ms)
+        return;
+    log_info("vm %s: goes on here", row->name);
+    x->busy = true;
+    machine_resume(m, on_resumed, x);
+}
+
 static void on_cancelled(struct machine *m, int status, const struct err *e, void *arg)
 {
     (void)arg;
@@ -316,6 +326,10 @@ static void keep(struct guest *x, const struct cdb_view *v, const struct cdb_mac
     }
     switch (machine_state(m)) {
     case MACHINE_RUNNING:
+        if (machine_frozen(m)) {
+            go_on(x, row, m);
+            break;
+        }
         x->retry_ms = 0;
         x->told[0] = 0;
         if (strcmp(row->state, "running"))
@@ -323,11 +337,7 @@ static void keep(struct guest *x, const struct cdb_view *v, const struct cdb_mac
         break;
     case MACHINE_PAUSED:
     case MACHINE_MOVED: /* the database says that it did not move */
-        if (lease_valid(g) && clock_boot_ms() >= x->retry_at_ms) {
-            log_info("vm %s: goes on here", row->name);
-            x->busy = true;
-            machine_resume(m, on_resumed, x);
-        }
+        go_on(x, row, m);
         break;
     case MACHINE_INCOMING: /* no migration knows of it: a left-over of one that failed while we were away */
         machine_kill(m);
