@@ -527,6 +527,30 @@ static void test_idle_volume_heals(void **state)
     asan_release(engine[2], volume);
 }
 
+/* The owner dies in the middle of writing and nobody starts the guest again: the survivors reconcile what is left in their
+ * journals (it would pin them), and let the volume go. */
+static void test_orphan_is_settled(void **state)
+{
+    (void)state;
+    make_volume(0);
+    write_random(0, 10);
+    int64_t epoch = cdb_volume_get(view(), volume)->epoch;
+    stop_engine(0);
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_NODE, node[0], CDB_NODE_state, "dead");
+    commit(t);
+    WAIT_FOR(cdb_volume_get(view(), volume)->epoch > epoch && !*cdb_volume_get(view(), volume)->owner);
+    t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_NODE, node[0], CDB_NODE_state, "up");
+    commit(t);
+    start_engine(0);
+    assert_int_equal(claim(1), 0);
+    check_all(1);
+    write_random(1, 5);
+    WAIT_FOR(in_sync() == 3);
+    asan_release(engine[1], volume);
+}
+
 static void test_delete(void **state)
 {
     (void)state;
@@ -597,6 +621,7 @@ int main(void)
         cmocka_unit_test(test_claim_and_sealed),
         cmocka_unit_test(test_wiped_disk),
         cmocka_unit_test(test_idle_volume_heals),
+        cmocka_unit_test(test_orphan_is_settled),
         cmocka_unit_test(test_delete),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -80,6 +80,7 @@ static void on_tick(uv_timer_t *t)
             drop_update(v, view);
         else if (recheck)
             v->maintain = resync_wanted(a, view, v, &here) && here;
+        resync_orphan(v, view, now_ms());
     }
 }
 

@@ -1,10 +1,11 @@
 /* When this node opens a volume: its cores, their epoch; claiming volumes that nobody owns, and giving them back.
  *
- *   wanted (users, claims, asan_io, replicas to bring up to date)
- *     and the owner is us:    open, in the volume's epoch if nobody can have used it, else in the next one (a transaction)
- *     and the owner is no one, or dead: claim (a transaction: owner = us, epoch + 1), if someone here asked for more than
- *                             a guest's socket does (a guest's volume gets its owner together with the guest)
- *   not wanted and claimed by us: release (owner = "")
+ *   the owner is us: open, in the volume's epoch if nobody can have used it, else in the next one (a transaction). Used or
+ *       not: what the previous owner left above the commit marks pins the journals of all replicas until it is reconciled.
+ *   the owner is no one, or dead: claim (a transaction: owner = us, epoch + 1), if it is wanted here by more than a guest's
+ *       socket (a guest's volume gets its owner together with the guest): claims, asan_io, replicas to bring up to date
+ *       or journals to be freed
+ *   claimed by us, wanted no more, and at rest: release (owner = "")
  *
  * An epoch counts as unused when this process saw it come: a core of an earlier life of the daemon may have used the one
  * of the first view, and frames of that life may still be under way. */
@@ -43,12 +44,25 @@ static void expire_claims(struct volume *v)
 
 static bool wants_to_own(const struct volume *v)
 {
-    return !v->deleting && (v->claims || v->maintain || now_ms() < v->linger_ms);
+    return !v->deleting && (v->claims || v->maintain || v->settle || now_ms() < v->linger_ms);
 }
 
 static bool wanted(const struct volume *v)
 {
     return wants_to_own(v) || v->users || !TAILQ_EMPTY(&v->active);
+}
+
+static bool at_rest(const struct volume *v)
+{
+    for (uint32_t i = 0; i < SHARDS_MAX; i++) {
+        struct owner_info info;
+        if (!v->shard[i] || !v->shard[i]->core)
+            continue;
+        owner_info(v->shard[i]->core, &info);
+        if (!info.at_rest)
+            return false;
+    }
+    return true;
 }
 
 void own_close(struct volume *v)
@@ -131,17 +145,12 @@ void own_update(struct volume *v)
         return;
     }
     if (v->open) {
-        if (v->claimed && !wanted(v))
+        if (v->claimed && !wanted(v) && at_rest(v))
             release(v);
         return;
     }
     if (v->deleting)
         return;
-    if (!wanted(v)) {
-        if (v->claimed)
-            release(v);
-        return;
-    }
     if (v->epoch <= v->used_epoch || v->epoch == v->first_epoch)
         claim(v, "renew epoch");
     else

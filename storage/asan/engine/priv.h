@@ -158,6 +158,8 @@ struct volume { /* one per row of Volume */
     unsigned claims;             /* asan_claim, NBD: we want to own it */
     uint64_t linger_ms;          /* asan_io: owned until then */
     bool maintain;               /* open to bring replicas up to date */
+    bool settle;                 /* open to reconcile what a dead owner left in our journals */
+    uint64_t orphan_ms;
     bool claimed;                /* we own it by our own claim: release when nobody wants it */
     bool txn_busy;
     uint64_t retry_ms;
@@ -289,6 +291,7 @@ MUST_CHECK int place_shard(const struct cdb_view *v, const char *self, const str
 void drop_update(struct volume *v, const struct cdb_view *view);
 void resync_tick(struct asan *a);
 bool resync_wanted(struct asan *a, const struct cdb_view *view, const struct volume *v, bool *ret_here);
+void resync_orphan(struct volume *v, const struct cdb_view *view, uint64_t now);
 void resync_end(struct volume *v, const char *state);
 void sealed_read(struct part *p);
 void sealed_tick(struct volume *v);

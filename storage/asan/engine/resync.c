@@ -1,9 +1,48 @@
 /* Bringing replicas up to date: which volumes need it and whether this node does it, how many shards at a time, and a Task
  * per volume with its progress. The work itself is the cores'. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "cluster/task.h"
 #include "storage/asan/engine/priv.h"
+
+#define ORPHAN_MS 10000
+
+/* Does a replica here hold records above its commit mark although nobody owns the volume? Its owner died; the records
+ * stay in the journal, and the journal cannot move on, until someone has reconciled them. */
+static bool tail_left(struct asan *a, const struct cdb_view *view, const struct volume *v)
+{
+    for (uint32_t i = 0; i < v->n_shards; i++) {
+        const struct cdb_shard *row = shard_row(view, v, i);
+        for (size_t k = 0; row && k < row->replicas.n; k++) {
+            const struct gdisk *g = gdisk_get(a, row->replicas.v[k]);
+            struct store_shard_id id = {v->bin, i};
+            struct store_tail_rec *tail = NULL;
+            if (!g->local || g->local->state != LD_READY || !cdb_shard_in_sync(view, row, g->id))
+                continue;
+            size_t n = store_tail(g->local->store, &id, &tail);
+            free(tail);
+            if (n)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* `v` has had no owner for a while: takes it over if its replicas here need someone to settle what was left. */
+void resync_orphan(struct volume *v, const struct cdb_view *view, uint64_t now)
+{
+    if (!v->owner_dead || v->deleting) {
+        v->orphan_ms = 0;
+    } else if (!v->orphan_ms) {
+        v->orphan_ms = now;
+    } else if (now - v->orphan_ms >= ORPHAN_MS) {
+        v->orphan_ms = now;
+        v->settle = tail_left(v->a, view, v);
+    }
+    if (v->open && v->settle)
+        v->settle = false; /* own.c releases it once it is at rest */
+}
 
 /* `*ret_here`: by this node. The owner does it; for a volume without one, the node of the first in-sync disk that can. */
 bool resync_wanted(struct asan *a, const struct cdb_view *view, const struct volume *v, bool *ret_here)

@@ -377,6 +377,17 @@ void owner_drain(struct owner *o, struct owner_ops *ret_ops)
     o->bytes_in_flight = 0;
 }
 
+/* Nothing under way, and every in-sync member that is there knows that all is committed: it can destage everything. */
+static bool at_rest(const struct owner *o)
+{
+    if (!TAILQ_EMPTY(&o->waiting) || !TAILQ_EMPTY(&o->reading) || !TAILQ_EMPTY(&o->writing) || o->txn_busy)
+        return false;
+    for (int i = 0; i < OWNER_MEMBERS_MAX; i++)
+        if (o->m[i].isr && o->m[i].state == M_LIVE && o->m[i].told_commit < (int64_t)o->commit_seq)
+            return false;
+    return o->state == OWNER_ABSENT || (o->state == OWNER_SERVING && o->join.state == J_IDLE);
+}
+
 static unsigned count(const struct owner_ops *l)
 {
     unsigned n = 0;
@@ -411,6 +422,7 @@ void owner_info(const struct owner *o, struct owner_info *ret)
     ret->writing = count(&o->writing);
     ret->next_seq = o->next_seq;
     ret->commit_seq = o->commit_seq;
+    ret->at_rest = at_rest(o);
     ret->joining = o->join.state != J_IDLE;
     ret->wants_join = ret->joining || join_wanted(o, NULL);
     if (ret->joining) {

@@ -146,6 +146,7 @@ struct owner_info {
     struct { uint32_t disk; bool isr, joining, live, failing; } member[OWNER_MEMBERS_MAX];
     unsigned waiting, reading, writing; /* operations */
     uint64_t next_seq, commit_seq;
+    bool at_rest;                 /* nothing under way, commit marks told: may be closed without leaving a tail */
     bool wants_join, joining;     /* a usable replica is not in sync; one is being brought up to date */
     uint32_t join_disk;
     uint64_t join_done, join_total, join_copied; /* chunks */

@@ -89,7 +89,7 @@ static void fenced(struct owner *o, int i, const struct repl_answer *a)
     m->state = M_LIVE;
     m->fence_tag = m->ctl_ms = 0;
     m->chain = last;
-    m->told_commit = 0;
+    m->told_commit = -1;
     m->failing = m->broken = false;
     struct owner_op *op;
     TAILQ_FOREACH (op, &o->writing, entry) {
@@ -203,9 +203,9 @@ static bool is_failing(const struct owner *o, int i)
 static void tell_commit(struct owner *o, int i)
 {
     struct member *m = &o->m[i];
-    if (o->state != OWNER_SERVING || m->state != M_LIVE || m->told_commit >= o->commit_seq || o->now - o->last_write_ms < 100)
+    if (o->state != OWNER_SERVING || m->state != M_LIVE || m->told_commit >= (int64_t)o->commit_seq || o->now - o->last_write_ms < 100)
         return;
-    m->told_commit = o->commit_seq;
+    m->told_commit = (int64_t)o->commit_seq;
     struct repl_msg msg = {.kind = REPL_COMMIT, .commit_seq = o->commit_seq};
     member_send(o, i, &msg);
 }

@@ -146,8 +146,10 @@ void op_send_write(struct owner *o, struct owner_op *op, int i)
     struct repl_msg msg = {.kind = REPL_WRITE, .tag = op->tag, .seq = op->seq, .prev_seq = m->chain, .offset = op->offset,
                            .length = op->length, .zero = op->zero, .crc = op->crc, .data = op->zero ? NULL : op->data,
                            .data_off = op->data_off};
-    if (o->state == OWNER_SERVING)
-        msg.commit_seq = m->told_commit = o->commit_seq;
+    if (o->state == OWNER_SERVING && o->commit_seq) {
+        msg.commit_seq = o->commit_seq;
+        m->told_commit = (int64_t)o->commit_seq;
+    }
     m->chain = op->seq;
     op->sent |= bit(i);
     op->sent_ms[i] = o->now;

@@ -37,7 +37,7 @@ struct member {
     uint64_t session, fence_tag, ctl_tag; /* ctl: the tail or versions request that is out, 0 = none */
     uint64_t retry_ms, down_ms, not_live_ms, ctl_ms;
     uint64_t chain;         /* seq of the last write sent in this session */
-    uint64_t told_commit;
+    int64_t told_commit;    /* mark told in this session, -1 = none. Mark 0 settles what older epochs left behind. */
     bool tail_done;         /* its tail is among the ranges */
     struct store_version tail_after;
     uint64_t join_retry_ms; /* not before */
