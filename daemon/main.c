@@ -65,6 +65,8 @@ static int set_level(char *spec)
 
 static int run(struct err *e)
 {
+    /* Every disk keeps up to two workers busy (destage, fences); file and database tools need some as well. */
+    setenv("UV_THREADPOOL_SIZE", "16", 0);
     struct rlimit files = {65536, 65536};
     setrlimit(RLIMIT_NOFILE, &files); /* best effort: the default serves small clusters */
     node.loop = uv_default_loop();
