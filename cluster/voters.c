@@ -105,7 +105,11 @@ static void job_run(uv_work_t *w)
             v->status = dbserver_status(c, i, &v->db[i], &v->err);
         break;
     case JOB_LEAVE: v->status = dbserver_leave(c, &v->err); break;
-    case JOB_LEFT: v->left = dbserver_left(c); break;
+    case JOB_LEFT: /* asked again each time: the server may have been restarted, or not have answered, in between */
+        v->left = dbserver_left(c);
+        if (!v->left)
+            v->status = dbserver_leave(c, &v->err);
+        break;
     case JOB_FILES_REMOVE:
         v->status = dbserver_kill(c, &v->err);
         if (!v->status)
