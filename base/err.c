@@ -80,10 +80,10 @@ int err_sys(struct err *e, int errno_value, const char *fmt, ...)
     return code;
 }
 
-int err_wrap(struct err *e, const char *fmt, ...)
+void err_wrap(struct err *e, const char *fmt, ...)
 {
     if (!e)
-        return E_OK;
+        return;
     char old[ERR_MSG_MAX];
     memcpy(old, e->msg, sizeof old);
     va_list ap;
@@ -92,5 +92,4 @@ int err_wrap(struct err *e, const char *fmt, ...)
     va_end(ap);
     if (n >= 0 && (size_t)n < sizeof e->msg)
         snprintf(e->msg + n, sizeof e->msg - (size_t)n, ": %s", old);
-    return e->code;
 }

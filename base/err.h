@@ -62,7 +62,7 @@ int err_from_errno(int errno_value);
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* As err_set, with ": <strerror(errno_value)>" appended; the code comes from err_from_errno(). */
 int err_sys(struct err *e, int errno_value, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* Puts "prefix: " before the message gathered so far. Returns e's code (E_OK when e is NULL). */
-int err_wrap(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Puts "prefix: " before the message gathered so far; nothing when `e` is NULL, so the caller returns its own code. */
+void err_wrap(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

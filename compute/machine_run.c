@@ -51,7 +51,8 @@ int machine_launch(struct machine *m, struct err *e)
     }
     if (rc != E_OK) {
         machine_clean_up(m->ms, s);
-        return err_wrap(e, "start machine %s", s->name);
+        err_wrap(e, "start machine %s", s->name);
+        return rc;
     }
     return E_OK;
 }

@@ -103,7 +103,8 @@ int conf_load(const char *path, struct conf *ret_conf, struct err *e)
     free(text);
     if (rc) {
         conf_free(&c);
-        return err_wrap(e, "%s", path);
+        err_wrap(e, "%s", path);
+        return rc;
     }
     *ret_conf = c;
     return 0;

@@ -105,8 +105,10 @@ static int attach_disks(struct guest *x, const struct cdb_machine *m, struct mac
         if (n >= (int)sizeof disk->socket)
             return err_set(e, E_INVAL, "run_dir %s is too long for a socket path", d->conf.run_dir);
         int rc = asan_vhost_serve(d->asan, colon + 1, disk->socket, e);
-        if (rc && rc != E_EXISTS)
-            return err_wrap(e, "disk %d", slot);
+        if (rc && rc != E_EXISTS) {
+            err_wrap(e, "disk %d", slot);
+            return rc;
+        }
         memcpy(x->socket[x->n_sockets++], disk->socket, sizeof disk->socket);
     }
     return 0;
@@ -127,8 +129,10 @@ static int attach_ports(struct guest *x, const struct cdb_view *v, const struct 
         snprintf(nic->mac, sizeof nic->mac, "%s", p->mac);
         nic->mtu = net->mtu ? (int)net->mtu : anet_guest_mtu(1500);
         int rc = anet_plug(x->all->d->anet, p->id, nic->tap, e);
-        if (rc)
-            return err_wrap(e, "port %s", p->id);
+        if (rc) {
+            err_wrap(e, "port %s", p->id);
+            return rc;
+        }
         snprintf(x->port[x->n_ports++], sizeof x->port[0], "%s", p->id);
     }
     return 0;

@@ -225,7 +225,7 @@ static int open_database(struct daemon *d, struct err *e)
     if (!d->local_db && !parts.remotes)
         rc = err_set(e, E_NOTFOUND, "neither a database nor %s with the addresses of one: this node's membership is damaged", parts.voters_file);
     struct cdb_conf c = {d->local_db ? d->local_db : parts.remotes, parts.paths.ca_pem, parts.paths.cert_pem, parts.paths.key_pem,
-                         ctl, sock};
+                         ctl, sock, .client = d->node_id};
     if (!rc)
         rc = cdb_open(&c, &d->db, e);
     if (!rc)

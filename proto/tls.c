@@ -45,14 +45,21 @@ bool tls_peer_node(SSL *ssl, char ret_id[ID_LEN + 1])
     return ok;
 }
 
+static int bad_file(struct err *e, const char *what, const char *path, const char *why)
+{
+    int rc = tls_err(e, E_INVAL, why);
+    err_wrap(e, "%s %s", what, path);
+    return rc;
+}
+
 static int load(SSL_CTX *ctx, const struct rpc_tls_files *f, struct err *e)
 {
     if (SSL_CTX_use_certificate_file(ctx, f->cert_pem, SSL_FILETYPE_PEM) != 1)
-        return err_wrap(e, "certificate %s", (tls_err(e, E_INVAL, "cannot be used"), f->cert_pem));
+        return bad_file(e, "certificate", f->cert_pem, "cannot be used");
     if (SSL_CTX_use_PrivateKey_file(ctx, f->key_pem, SSL_FILETYPE_PEM) != 1)
-        return err_wrap(e, "key %s", (tls_err(e, E_INVAL, "cannot be used, or does not fit the certificate"), f->key_pem));
+        return bad_file(e, "key", f->key_pem, "cannot be used, or does not fit the certificate");
     if (SSL_CTX_load_verify_file(ctx, f->ca_pem) != 1)
-        return err_wrap(e, "CA %s", (tls_err(e, E_INVAL, "cannot be used"), f->ca_pem));
+        return bad_file(e, "CA", f->ca_pem, "cannot be used");
     return 0;
 }
 

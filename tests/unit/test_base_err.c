@@ -33,13 +33,14 @@ static void gathering(void **s)
 {
     struct err e;
     assert_int_equal(err_set(&e, E_NOSPC, "no disk with %d GiB free", 1), E_NOSPC);
-    assert_int_equal(err_wrap(&e, "place shard %d", 0), E_NOSPC);
+    err_wrap(&e, "place shard %d", 0);
+    assert_int_equal(e.code, E_NOSPC);
     err_wrap(&e, "create volume %s", "db1");
     assert_string_equal(e.msg, "create volume db1: place shard 0: no disk with 1 GiB free");
     assert_int_equal(err_sys(&e, ENOENT, "open x"), E_NOTFOUND);
     assert_non_null(strstr(e.msg, "open x: No such file"));
     assert_int_equal(err_set(NULL, E_IO, "nobody listens"), E_IO);
-    assert_int_equal(err_wrap(NULL, "x"), E_OK);
+    err_wrap(NULL, "x");
     char big[2 * ERR_MSG_MAX];
     memset(big, 'a', sizeof big);
     big[sizeof big - 1] = 0;

@@ -275,16 +275,22 @@ static void do_stop(struct sync *s)
 static int open_all(struct asan *a, const struct asan_conf *c, struct err *e)
 {
     int rc = rpc_env_open(&a->loop, &c->tls, &a->rpc, e);
-    if (rc)
-        return err_wrap(e, "storage identity");
+    if (rc) {
+        err_wrap(e, "storage identity");
+        return rc;
+    }
     server_register(a);
     rc = rpc_listen(a->rpc, c->listen_address, c->port, &a->server, e);
-    if (rc)
-        return err_wrap(e, "storage port");
+    if (rc) {
+        err_wrap(e, "storage port");
+        return rc;
+    }
     a->port = rpc_server_port(a->server);
     rc = front_open(a, c->nbd_socket, e);
-    if (rc)
-        return err_wrap(e, "NBD socket");
+    if (rc) {
+        err_wrap(e, "NBD socket");
+        return rc;
+    }
     disks_open(a);
     a->link = cdb_link_open(c->db, &a->loop, view_changed, a);
     return 0;

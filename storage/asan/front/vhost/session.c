@@ -456,7 +456,10 @@ static int dispatch(struct vhost_session *s, struct vhu_msg *m, struct err *e)
     }
     if (rc == E_DISCONN)
         return rc;
-    return rc && rc != E_UNAVAIL ? err_wrap(e, "%s", vhost_request_name(m->hdr.request)) : E_OK;
+    if (!rc || rc == E_UNAVAIL)
+        return E_OK;
+    err_wrap(e, "%s", vhost_request_name(m->hdr.request));
+    return rc;
 }
 
 /* At most this many messages in one turn of the loop. */
