@@ -190,7 +190,7 @@ static const struct cdb_image *importing(struct op *op, const struct cdb_view *v
         err_set(e, E_CONFLICT, "the image was deleted or ended meanwhile");
         return NULL;
     }
-    memcpy(op->id, img->id, sizeof op->id);
+    snprintf(op->id, sizeof op->id, "%s", img->id);
     return img;
 }
 
@@ -313,7 +313,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
     const struct cdb_image *img = ops_find(v, CDB_T_IMAGE, "image", ((struct step *)op)->image_id, e);
     if (!img)
         return E_NOTFOUND;
-    memcpy(op->id, img->id, sizeof op->id);
+    snprintf(op->id, sizeof op->id, "%s", img->id);
     for (size_t i = 0; i < cdb_machine_count(v); i++)
         if (strcmp(cdb_machine_at(v, i)->image, img->id) == 0)
             return err_set(e, E_BUSY, "image %s is what vm %s boots from\ndelete the vm first: cohort vm delete %s", img->name,

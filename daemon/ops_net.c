@@ -151,7 +151,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
     const struct cdb_network *n = ops_find(v, CDB_T_NETWORK, "network", ((struct removal *)op)->name, e);
     if (!n)
         return E_NOTFOUND;
-    memcpy(op->id, n->id, sizeof op->id);
+    snprintf(op->id, sizeof op->id, "%s", n->id);
     for (size_t i = 0; i < cdb_port_count(v); i++) {
         const struct cdb_port *p = cdb_port_at(v, i);
         if (strcmp(p->network, n->id) == 0)

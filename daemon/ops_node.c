@@ -80,7 +80,7 @@ static int build_remove(struct op *op, const struct cdb_view *v, struct cdb_txn 
     const struct cdb_node *n = ops_find(v, CDB_T_NODE, "node", ((struct named *)op)->name, e);
     if (!n)
         return E_NOTFOUND;
-    memcpy(op->id, n->id, sizeof op->id);
+    snprintf(op->id, sizeof op->id, "%s", n->id);
     int rc = check_removable(v, n, ops_daemon(op->ops)->node_id, e);
     if (rc != E_OK)
         return rc;
@@ -216,7 +216,7 @@ static int build_cancel(struct op *op, const struct cdb_view *v, struct cdb_txn 
     const struct cdb_task *task = ops_find(v, CDB_T_TASK, "task", ((struct named *)op)->name, e);
     if (!task)
         return E_NOTFOUND;
-    memcpy(op->id, task->id, sizeof op->id);
+    snprintf(op->id, sizeof op->id, "%s", task->id);
     if (strcmp(task->state, "running") != 0)
         return err_set(e, E_BUSY, "the task is %s already", task->state);
     if (strcmp(task->kind, "resync") == 0)
@@ -281,7 +281,7 @@ static int build_token_delete(struct op *op, const struct cdb_view *v, struct cd
     const struct cdb_token *tok = ops_find(v, CDB_T_TOKEN, "token", ((struct named *)op)->name, e);
     if (!tok)
         return E_NOTFOUND;
-    memcpy(op->id, tok->id, sizeof op->id);
+    snprintf(op->id, sizeof op->id, "%s", tok->id);
     cdb_txn_delete(t, CDB_T_TOKEN, tok->id);
     op_event(op, v, t, "info", tok->name, "token %s deleted", tok->name);
     return E_OK;

@@ -210,7 +210,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
     const struct cdb_machine *m = ops_find(v, CDB_T_MACHINE, "vm", r->name, e);
     if (!m)
         return E_NOTFOUND;
-    memcpy(op->id, m->id, sizeof op->id);
+    snprintf(op->id, sizeof op->id, "%s", m->id);
     if (*m->host || strcmp(m->desired, "stopped") != 0)
         return err_set(e, E_BUSY, "vm %s is %s on node %s\nstop it first: cohort vm stop %s", m->name, m->state,
                        ops_name(v, CDB_T_NODE, m->host), m->name);

@@ -106,7 +106,7 @@ static const struct cdb_machine *find_vm(struct op *op, const struct cdb_view *v
     if (m && op->tries == 0)
         r->from_generation = m->generation;
     if (m)
-        memcpy(op->id, m->id, sizeof op->id);
+        snprintf(op->id, sizeof op->id, "%s", m->id);
     return m;
 }
 

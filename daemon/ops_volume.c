@@ -190,7 +190,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
     const struct cdb_volume *vol = ops_find(v, CDB_T_VOLUME, "volume", r->name, e);
     if (!vol)
         return E_NOTFOUND;
-    memcpy(op->id, vol->id, sizeof op->id);
+    snprintf(op->id, sizeof op->id, "%s", vol->id);
     if (strcmp(vol->state, "deleting") == 0)
         return err_set(e, E_BUSY, "volume %s is being deleted already", vol->name);
     int rc = volume_deletable(v, vol, NULL, e);

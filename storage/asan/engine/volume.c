@@ -281,11 +281,11 @@ struct volume *volume_new(struct asan *a, const char *id)
     struct volume *v = xcalloc(1, sizeof *v);
     v->vol.ops = &ops;
     v->a = a;
-    memcpy(v->id, id, ID_LEN + 1);
     if (!id_parse(id, &v->bin)) {
         free(v);
         return NULL;
     }
+    memcpy(v->id, id, ID_LEN + 1);
     TAILQ_INIT(&v->active);
     TAILQ_INIT(&v->parked);
     TAILQ_INIT(&v->claim_waits);
