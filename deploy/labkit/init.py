@@ -150,7 +150,8 @@ class Init:
         self.command("ip", "link", "set", "lo", "up")
         self.wait(lambda: os.path.exists("/sys/class/net/up0"), "the uplink up0")
         self.command("ethtool", "-K", "up0", "tx", "off")
-        self.command("ip", "link", "set", "up0", "up")
+        # The kernel, too, sees what arrives on up0; it must not answer ARP there for br-phy's address with up0's MAC.
+        self.command("ip", "link", "set", "up0", "arp", "off", "up")
         db = "/etc/openvswitch/conf.db"
         if not os.path.exists(db):
             self.command("ovsdb-tool", "create", db, "/usr/share/openvswitch/vswitch.ovsschema")
@@ -166,10 +167,18 @@ class Init:
         self.add("ovs-vswitchd", ["ovs-vswitchd", "--pidfile", "--log-file=/var/log/openvswitch/ovs-vswitchd.log",
                                   "-vconsole:off"], after=self.bring_up_br_phy)
 
+    def br_phy_ready(self):
+        try:
+            with open("/sys/class/net/br-phy/address") as f:
+                return f.read().strip() == self.conf["mac"]
+        except OSError:
+            return False
+
     def bring_up_br_phy(self):
         """br-phy is a tap of ovs-vswitchd: new, without address and down, after each of its starts. Tunnels in
-        user space need the node's address on a bridge of that datapath."""
-        self.wait(lambda: os.path.exists("/sys/class/net/br-phy"), "br-phy")
+        user space need the node's address on a bridge of that datapath. It is born with a random MAC and must not be heard
+        with that one."""
+        self.wait(self.br_phy_ready, "br-phy")
         self.command("ip", "addr", "replace", self.conf["address"] + "/24", "dev", "br-phy")
         self.command("ip", "link", "set", "br-phy", "up")
 
