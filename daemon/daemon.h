@@ -50,6 +50,7 @@ struct daemon {
     struct rpc_server *rpc_server;
     struct asan *asan;
     struct anet *anet;
+    uint64_t living_voters;         /* digest of the voters that are not dead, as nets.c saw them last */
     struct ha *ha;
     struct guests *guests;
     struct moves *moves;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/buf.h"
+#include "base/htab.h"
 #include "base/log.h"
 #include "daemon/remotes.h"
 
@@ -72,6 +73,21 @@ static void set_desired(struct daemon *d, const struct cdb_view *v)
     free(nodes);
 }
 
+/* ovn-northd may hang on a connection to a database server whose node just died, while another node leads now: only a
+ * change of leadership to its own node is seen by aNet itself. */
+static void watch_voters(struct daemon *d, const struct cdb_view *v)
+{
+    uint64_t now = 1;
+    for (size_t i = 0; i < cdb_node_count(v); i++) {
+        const struct cdb_node *n = cdb_node_at(v, i);
+        if (n->voter && strcmp(n->state, "dead"))
+            now = hash_bytes(n->id, strlen(n->id), now);
+    }
+    if (d->living_voters && d->living_voters != now)
+        anet_db_leader_changed(d->anet);
+    d->living_voters = now;
+}
+
 void nets_update(struct daemon *d, const struct cdb_view *v)
 {
     const struct cdb_cluster *cl = cdb_cluster_get(v, "cluster");
@@ -79,5 +95,6 @@ void nets_update(struct daemon *d, const struct cdb_view *v)
     anet_set_remotes(d->anet, d->local_db, voters[0] ? voters : NULL);
     free(voters);
     anet_set_writer(d->anet, cl && !strcmp(cl->coordinator, d->node_id) ? cl->coordinator_term : 0);
+    watch_voters(d, v);
     set_desired(d, v);
 }

@@ -33,6 +33,10 @@ METRIC_GAUGE(m_pending, "cohort_net_nb_pending", "Operations by which the northb
 #define RETRY_MS 1000
 #define RACE_MS 20 /* lost a race or the connection: what it lost against is on its way here */
 #define TERM_KEY "cohort-term"
+/* ovn-northd probes nothing when the first of its remotes is a unix socket, and so never learns that another node, which led
+ * one of the databases, lost its power. Milliseconds. */
+#define PROBE_KEY "northd_probe_interval"
+#define PROBE_MS "2000"
 
 struct nb {
     pthread_mutex_t lock;      /* guards this block */
@@ -245,6 +249,7 @@ static bool take_term(struct nb *nb)
     if (!g) { /* a second inserter fails: the table holds one row */
         g = nbrec_nb_global_insert(nb->txn);
         nbrec_nb_global_update_external_ids_setkey(g, TERM_KEY, text);
+        nbrec_nb_global_update_options_setkey(g, PROBE_KEY, PROBE_MS);
         return true;
     }
     const char *there = smap_get(&g->external_ids, TERM_KEY);
@@ -252,8 +257,10 @@ static bool take_term(struct nb *nb)
     if (term > nb->my_term)
         return false;
     nbrec_nb_global_verify_external_ids(g);
-    if (term < nb->my_term)
+    if (term < nb->my_term) {
         nbrec_nb_global_update_external_ids_setkey(g, TERM_KEY, text);
+        nbrec_nb_global_update_options_setkey(g, PROBE_KEY, PROBE_MS);
+    }
     return true;
 }
 
@@ -329,6 +336,7 @@ static void open_idl(struct nb *nb)
     ovsdb_idl_set_leader_only(nb->idl, false); /* a follower forwards what we write */
     ovsdb_idl_add_table(nb->idl, &nbrec_table_nb_global);
     ovsdb_idl_add_column(nb->idl, &nbrec_nb_global_col_external_ids);
+    ovsdb_idl_add_column(nb->idl, &nbrec_nb_global_col_options);
     for (int k = 0; k < NB_N_KINDS; k++) {
         for (size_t t = 0; t < nbrec_idl_class.n_tables; t++)
             if (!strcmp(nbrec_idl_class.tables[t].name, nb_kinds[k].table))
