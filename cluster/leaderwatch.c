@@ -22,7 +22,7 @@ struct leaderwatch {
     unsigned seqno;
     long long reopen_at;
     struct json *request_id;
-    bool leader;
+    bool known, leader; /* known: this connection's server has told */
 };
 
 static void session_open(struct leaderwatch *w)
@@ -90,8 +90,10 @@ static void take_updates(struct leaderwatch *w, const struct json *updates)
             continue;
         }
         const struct json *name = row->type == JSON_OBJECT ? shash_find_data(json_object(row), "name") : NULL;
-        if (name && name->type == JSON_STRING && !strcmp(json_string(name), w->database))
+        if (name && name->type == JSON_STRING && !strcmp(json_string(name), w->database)) {
+            w->known = true;
             w->leader = flag(row, "leader") && flag(row, "connected");
+        }
     }
 }
 
@@ -107,7 +109,7 @@ void leaderwatch_run(struct leaderwatch *w)
 {
     jsonrpc_session_run(w->session);
     if (!jsonrpc_session_is_connected(w->session)) {
-        w->leader = false;
+        w->known = w->leader = false;
         if (time_msec() >= w->reopen_at) {
             session_open(w);
             jsonrpc_session_run(w->session);
@@ -118,7 +120,7 @@ void leaderwatch_run(struct leaderwatch *w)
     unsigned seqno = jsonrpc_session_get_seqno(w->session);
     if (seqno != w->seqno) {
         w->seqno = seqno;
-        w->leader = false;
+        w->known = w->leader = false;
         if (jsonrpc_session_is_connected(w->session))
             send_monitor(w);
     }
@@ -137,9 +139,9 @@ void leaderwatch_wait(struct leaderwatch *w)
         poll_timer_wait_until(w->reopen_at);
 }
 
-bool leaderwatch_connected(const struct leaderwatch *w)
+bool leaderwatch_known(const struct leaderwatch *w)
 {
-    return w && jsonrpc_session_is_connected(w->session);
+    return w && w->known;
 }
 
 bool leaderwatch_leader(const struct leaderwatch *w)

@@ -11,7 +11,7 @@ struct leaderwatch *leaderwatch_open(const char *remote, const char *database);
 void leaderwatch_close(struct leaderwatch *w);
 void leaderwatch_run(struct leaderwatch *w);
 void leaderwatch_wait(struct leaderwatch *w);
-bool leaderwatch_connected(const struct leaderwatch *w); /* the server is reached; net/anet tells news from first sight by it */
+bool leaderwatch_known(const struct leaderwatch *w);     /* the server has told: news can be told from first sight by it */
 bool leaderwatch_leader(const struct leaderwatch *w);    /* false while the server cannot be reached */
 
 #endif

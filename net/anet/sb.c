@@ -216,7 +216,7 @@ static bool publish_leader(struct sb *sb)
 {
     bool nb_leader = sb->nb_watch && leaderwatch_leader(sb->nb_watch);
     bool sb_leader = sb->sb_watch && leaderwatch_leader(sb->sb_watch);
-    bool known = sb->nb_watch && leaderwatch_connected(sb->nb_watch);
+    bool known = sb->nb_watch && leaderwatch_known(sb->nb_watch) && sb->sb_watch && leaderwatch_known(sb->sb_watch);
     pthread_mutex_lock(&sb->lock);
     struct sb_status *s = &sb->status;
     bool changed = nb_leader != s->nb_leader || sb_leader != s->sb_leader;
