@@ -20,7 +20,18 @@
 #define VOL_SECTOR 512u           /* offsets and lengths are multiples of it */
 #define VOL_REQ_MAX (4u << 20)    /* most bytes of one VOL_READ/VOL_WRITE; zero and discard may be any length */
 
-enum vol_op { VOL_READ, VOL_WRITE, VOL_FLUSH, VOL_ZERO /* reads back as zeroes */, VOL_DISCARD /* same, space may go */ };
+enum vol_op {
+    VOL_READ,
+    VOL_WRITE,
+    VOL_FLUSH,
+    VOL_ZERO,    /* reads back as zeroes */
+    VOL_DISCARD, /* same, space may go */
+    VOL_MAP,     /* what is there: iov receives one byte of VOL_MAP_* per VOL_MAP_BLOCK */
+};
+
+#define VOL_MAP_BLOCK 4096u       /* offset and length of VOL_MAP are multiples of it */
+#define VOL_MAP_MAX (256u << 20)  /* most bytes of one VOL_MAP */
+#define VOL_MAP_DATA 1u           /* may hold data; without it the block reads as zeroes and takes no space */
 
 struct vol;
 struct vol_req;
@@ -28,7 +39,7 @@ typedef void vol_done(struct vol_req *r, int status);
 
 struct vol_req { /* caller-owned */
     enum vol_op op;
-    uint64_t offset, length;   /* bytes; length == sum of iov for read and write */
+    uint64_t offset, length;   /* bytes; length == sum of iov for read and write, VOL_MAP_BLOCK times it for a map */
     const struct iovec *iov;   /* any alignment; the volume copies as it needs to */
     int iovcnt;
     vol_done *done;

@@ -44,6 +44,8 @@ static int check(const struct vol_mem *m, const struct vol_req *r)
     if (r->offset % VOL_SECTOR || r->length % VOL_SECTOR || r->length > m->vol.size_bytes ||
         r->offset > m->vol.size_bytes - r->length)
         return E_INVAL;
+    if (r->op == VOL_MAP)
+        return r->offset % VOL_MAP_BLOCK || r->length % VOL_MAP_BLOCK || r->length > VOL_MAP_MAX ? E_INVAL : E_OK;
     if (r->op != VOL_READ && m->vol.read_only)
         return E_PERM;
     if (r->op == VOL_READ || r->op == VOL_WRITE) {
@@ -53,6 +55,15 @@ static int check(const struct vol_mem *m, const struct vol_req *r)
         assert(sum == r->length && sum <= VOL_REQ_MAX);
     }
     return E_OK;
+}
+
+static void map(const struct vol_mem *m, const struct vol_req *r)
+{
+    static const uint8_t none[VOL_MAP_BLOCK];
+    uint64_t at = r->offset;
+    for (int i = 0; i < r->iovcnt; i++)
+        for (size_t k = 0; k < r->iov[i].iov_len; k++, at += VOL_MAP_BLOCK)
+            ((uint8_t *)r->iov[i].iov_base)[k] = memcmp(m->data + at, none, sizeof none) ? VOL_MAP_DATA : 0;
 }
 
 static int carry_out(struct vol_mem *m, struct vol_req *r)
@@ -71,6 +82,9 @@ static int carry_out(struct vol_mem *m, struct vol_req *r)
     case VOL_ZERO:
     case VOL_DISCARD:
         memset(m->data + r->offset, 0, r->length);
+        break;
+    case VOL_MAP:
+        map(m, r);
         break;
     case VOL_FLUSH:
         break;

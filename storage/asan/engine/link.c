@@ -188,7 +188,7 @@ static void send_there(struct lcall *c, struct peer *p, Cohort__Storage__Shard *
     }
     case REPL_READ: {
         Cohort__Storage__ReadReq q = COHORT__STORAGE__READ_REQ__INIT;
-        q.shard = s, q.epoch = m->epoch, q.offset = m->offset, q.length = m->length;
+        q.shard = s, q.epoch = m->epoch, q.offset = m->offset, q.length = m->length, q.map = m->map;
         call(c, p, RPC_STORE_READ, &cohort__storage__read_rep__descriptor, &q.base, NULL, 0, 0);
         break;
     }
@@ -219,7 +219,7 @@ void link_send(struct asan *a, struct gdisk *g, const char *volume_id, const str
     c->session = m->session;
     c->chunk = m->chunk;
     c->count = m->count;
-    c->length = m->length;
+    c->length = read_bytes(m);
     c->done = done;
     c->arg = arg;
     if (g->local) {

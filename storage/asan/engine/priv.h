@@ -75,6 +75,12 @@ struct rshard { /* a replica of a shard on a local disk */
     TAILQ_HEAD(, hreq) waiting;  /* answers that wait for durability */
 };
 
+/* Bytes that the answer of a REPL_READ carries. */
+static inline uint32_t read_bytes(const struct repl_msg *m)
+{
+    return m->map ? m->length / STORE_MAP_BLOCK : m->length;
+}
+
 /* A request to a local replica, from a peer or from a core here. */
 struct hreq {
     struct repl_msg m;           /* m.data: our reference */

@@ -103,7 +103,7 @@ static void reply(struct hreq *h, const struct repl_answer *ans)
     case REPL_READ: {
         Cohort__Storage__ReadRep rep = COHORT__STORAGE__READ_REP__INIT;
         rep.crc = ans->crc;
-        rpc_reply(req, &rep.base, ans->data, ans->data_off, h->m.length);
+        rpc_reply(req, &rep.base, ans->data, ans->data_off, read_bytes(&h->m));
         break;
     }
     case REPL_TAIL: reply_tail(req, ans); break;
@@ -177,13 +177,14 @@ static void on_read(struct rpc_req *req, void *arg)
     struct ldisk *d = check_shard(a, req, q->shard, &id);
     if (!d)
         return;
-    if (!range_ok(q->offset, q->length)) {
+    if (!range_ok(q->offset, q->length) || (q->map && (q->offset | q->length) % STORE_MAP_BLOCK)) {
         rpc_reply_err(req, E_INVAL, 0, "bad read");
         return;
     }
     struct hreq *h = new_hreq(req, REPL_READ, q->shard, q->epoch);
     h->m.offset = q->offset;
     h->m.length = q->length;
+    h->m.map = q->map;
     host_request(d, &id, shard_sealed(a, q->shard->volume), h);
 }
 

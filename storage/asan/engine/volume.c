@@ -68,9 +68,10 @@ static void resume_cutting(struct volume *v);
 void volume_part_done(struct part *p, int status)
 {
     struct vreq *q = p->req;
-    if (q->r->op == VOL_READ) {
+    if (p->op.kind == OWNER_READ) {
+        uint32_t unit = p->op.map ? VOL_MAP_BLOCK : 1;
         if (!status)
-            copy_bytes(q->r, p->data_pos, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length, true);
+            copy_bytes(q->r, p->data_pos / unit, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length / unit, true);
         iobuf_unref(p->op.data);
     }
     free(p);
@@ -115,6 +116,7 @@ static struct part *next_part(struct vreq *q)
     p->op.arg = p;
     p->op.kind = is_write(q->r) ? OWNER_WRITE : OWNER_READ;
     p->op.zero = q->r->op == VOL_ZERO || q->r->op == VOL_DISCARD;
+    p->op.map = q->r->op == VOL_MAP;
     p->op.offset = in_shard;
     p->op.length = (uint32_t)(left < border ? left : border);
     if (q->data) {
@@ -195,6 +197,8 @@ static int check(const struct volume *v, const struct vol_req *r)
         r->length > v->vol.size_bytes - r->offset)
         return E_INVAL;
     if ((r->op == VOL_READ || r->op == VOL_WRITE) && r->length > VOL_REQ_MAX)
+        return E_INVAL;
+    if (r->op == VOL_MAP && ((r->offset | r->length) % VOL_MAP_BLOCK || r->length > VOL_MAP_MAX))
         return E_INVAL;
     if (is_write(r) && v->sealed)
         return E_INVAL;

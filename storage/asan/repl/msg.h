@@ -10,7 +10,7 @@
 enum repl_kind {
     REPL_FENCE,    /* install `epoch`, begin `session`; answer: `last`, once all accepted before it is durable */
     REPL_TAIL,     /* records above the commit mark and above `version`; answer: `tail`, `more` */
-    REPL_READ,     /* answer: `data` (NULL = zeroes), `crc` */
+    REPL_READ,     /* answer: `data` (NULL = zeroes), `crc`; with `map`: store_map()'s bytes instead */
     REPL_WRITE,
     REPL_VERSIONS, /* of `count` chunks from `chunk`; answer: `versions` */
     REPL_COPY,     /* replace chunk `chunk` by `data`, with `version` */
@@ -28,6 +28,7 @@ struct repl_msg {
     uint64_t commit_seq;      /* WRITE (0 = nothing new), COMMIT */
     uint64_t offset;          /* READ, WRITE: bytes in the shard */
     uint32_t length;
+    bool map;                 /* READ */
     uint64_t chunk;           /* VERSIONS, COPY */
     uint32_t count;           /* VERSIONS */
     struct store_version version; /* COPY: the source's; TAIL: only records above it */

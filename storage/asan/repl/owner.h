@@ -44,6 +44,7 @@ enum owner_op_kind { OWNER_READ, OWNER_WRITE };
 struct owner_op { /* caller-owned until owner_take_done() or owner_drain() gave it back */
     enum owner_op_kind kind;
     bool zero;              /* WRITE: no data */
+    bool map;               /* READ: which blocks hold data, instead of the data (store_map) */
     uint64_t offset;        /* 512-multiples; does not cross an OWNER_OP_BORDER */
     uint32_t length;
     uint32_t crc;           /* WRITE: crc32c of the data */

@@ -87,7 +87,7 @@ void op_start_read(struct owner *o, struct owner_op *op)
         return; /* tried again at every step */
     op->tag = new_tag(o);
     op->sent_ms[op->source] = o->now;
-    struct repl_msg msg = {.kind = REPL_READ, .tag = op->tag, .offset = op->offset, .length = op->length};
+    struct repl_msg msg = {.kind = REPL_READ, .tag = op->tag, .offset = op->offset, .length = op->length, .map = op->map};
     member_send(o, op->source, &msg);
 }
 

@@ -12,6 +12,7 @@ add_library(c_store STATIC
   ${CMAKE_CURRENT_LIST_DIR}/store.c
   ${CMAKE_CURRENT_LIST_DIR}/write.c
   ${CMAKE_CURRENT_LIST_DIR}/read.c
+  ${CMAKE_CURRENT_LIST_DIR}/map.c
   ${CMAKE_CURRENT_LIST_DIR}/fence.c
   ${CMAKE_CURRENT_LIST_DIR}/merge.c
   ${CMAKE_CURRENT_LIST_DIR}/destage.c)

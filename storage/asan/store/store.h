@@ -102,6 +102,11 @@ struct store_read {
 /* Newest content, checksums verified; E_CORRUPT says which range is bad (the message names shard and offset). */
 void store_read(struct store *s, struct store_read *r);
 
+#define STORE_MAP_BLOCK 4096u
+/* What is there: one byte per STORE_MAP_BLOCK of [offset, offset+length) (multiples of it) into `ret`: 1 = may hold data,
+ * 0 = reads as zeroes and takes no space. Memory only. E_NOTFOUND, E_INVAL. */
+MUST_CHECK int store_map(const struct store *s, const struct store_shard_id *id, uint64_t offset, uint32_t length, uint8_t *ret);
+
 /* ---- for owner change ---- */
 
 struct store_tail_rec { struct store_version version; uint64_t offset; uint32_t length; bool zero; };
