@@ -32,7 +32,10 @@
     X(STRS, addresses)           /* cluster addresses, the first is used */                                        \
     X(INT, control_port) X(INT, storage_port) X(INT, api_port) X(INT, migrate_port)                                \
     X(INT, epoch)                /* raised when declared dead; leases are granted to the current one only */       \
-    X(STR, state)                /* [joining|up|dead|maintenance|leaving] */                                       \
+    X(STR, state)                /* [joining|up|dead|leaving] */                                                   \
+    X(INT, state_ms)             /* wall clock of the last change of state: how long it has been away */           \
+    X(BOOL, maintenance)         /* gets no new guests and copies; those it has are not replaced while it is away */ \
+    X(STR, domain)               /* failure domain (rack, room); "" = one of its own */                            \
     X(BOOL, voter)               /* serves the database */                                                         \
     X(INT, cpus) X(INT, memory_bytes)                                                                              \
     X(STR, accel)                /* [kvm|tcg] what `cohort host check` measured */                                 \
@@ -45,7 +48,9 @@
     X(STR, fast_path) X(STR, capacity_path)                                                                        \
     X(INT, size_bytes)           /* what may be used at capacity_path */                                           \
     X(INT, incarnation)          /* raised when the content is no longer to be believed; see Shard.in_sync */      \
-    X(STR, state)                /* [up|failed|draining] */                                                        \
+    X(STR, state)                /* [up|failed|isolated|draining|spare]: copies on up are kept; isolated = too slow */ \
+    X(STR, replaced_by)          /* disk id of the spare that came into service for it, "" = none */               \
+    X(STR, guard)                /* fresh text with each txn that leaves a shard on this disk no copy to spare */  \
     X(STR, message)
 
 #define CDB_COLS_VOLUME(X)                                                                                         \

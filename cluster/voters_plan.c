@@ -10,7 +10,7 @@ int voters_wanted(int n)
 
 static bool usable(const struct cdb_node *n)
 {
-    return !strcmp(n->state, "up") || !strcmp(n->state, "maintenance");
+    return !strcmp(n->state, "up");
 }
 
 static bool counts(const struct cdb_node *n) /* it will be back, as far as we know */

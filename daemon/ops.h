@@ -55,7 +55,6 @@ const char *volume_health_name(enum volume_health h);
 /* From the shards' in-sync sets against the wanted number of copies and the minimum (2 of 3, 1 of 2, 1 of 1).
  * `why` (at least 160 bytes) gets a sentence for people, "" when healthy. */
 enum volume_health ops_volume_health(const struct cdb_view *v, const struct cdb_volume *vol, char *why);
-int ops_min_in_sync(int64_t replicas);
 int64_t ops_shard_bytes(int64_t size_bytes);
 const struct cdb_machine *ops_volume_user(const struct cdb_view *v, const char *volume_id, int *ret_slot);
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/clock.h"
+#include "cluster/copies.h"
 #include "daemon/daemon.h"
 #include "daemon/jin.h"
 #include "daemon/op.h"
@@ -72,6 +73,13 @@ static void drop_copies(const struct cdb_view *v, struct cdb_txn *t, const struc
         cdb_txn_set_strs(t, CDB_T_SHARD, s->id, CDB_SHARD_replicas, n_keep, keep);
         cdb_txn_set_imap(t, CDB_T_SHARD, s->id, CDB_SHARD_in_sync, &in_sync);
         cdb_txn_set_int(t, CDB_T_SHARD, s->id, CDB_SHARD_generation, s->generation + 1);
+        const struct cdb_volume *vol = cdb_volume_get(v, s->volume);
+        const char *left[MAX];
+        int n_left = 0;
+        for (size_t k = 0; k < in_sync.n; k++)
+            if (cdb_shard_in_sync(v, s, keys[k]))
+                left[n_left++] = keys[k];
+        copies_critical(t, vol ? vol->replicas : 0, n_left, left);
     }
 }
 

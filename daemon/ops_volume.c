@@ -3,13 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "cluster/copies.h"
 #include "daemon/jin.h"
 #include "daemon/op.h"
 
 #define GIB (INT64_C(1) << 30)
 #define SHARDS_MAX 64
-
-int ops_min_in_sync(int64_t replicas) { return replicas >= 3 ? 2 : 1; }
 
 int64_t ops_shard_bytes(int64_t size_bytes)
 {
@@ -259,9 +258,9 @@ enum volume_health ops_volume_health(const struct cdb_view *v, const struct cdb_
     why[0] = '\0';
     if (!short_of)
         return VOLUME_HEALTHY;
-    if (fewest < ops_min_in_sync(vol->replicas)) {
+    if (fewest < copies_min(vol->replicas)) {
         snprintf(why, 160, "%" PRId64 " of %" PRId64 " copies in sync in the worst of %d shards, %d needed: its I/O waits until a copy returns", fewest,
-                 vol->replicas, shards, ops_min_in_sync(vol->replicas));
+                 vol->replicas, shards, copies_min(vol->replicas));
         return VOLUME_PARKED;
     }
     bool busy = resyncing(v, vol);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "ha/plan.h"
+#include "ha/repair.h"
 
 void coord_init(struct coord *c, const struct coord_conf *conf)
 {
@@ -116,6 +117,8 @@ void coord_done(struct coord *c, uint64_t now_ms, const struct coord_action *a, 
             c->pending[i] = c->pending[--c->n_pending];
             break;
         }
+    if (a->kind == COORD_REPAIR && !status)
+        c->repair_ms = 0; /* there may be more */
     if (a->kind != COORD_TAKE_OFFICE || c->state != COORD_TAKING)
         return;
     if (status) {
@@ -138,7 +141,7 @@ static void judge_nodes(struct out *o, uint64_t now_ms, const struct cdb_view *v
         bool current = heard && p->epoch == n->epoch;
         if ((!strcmp(n->state, "dead") || !strcmp(n->state, "joining")) && current) {
             act(o, COORD_MARK_UP, n->id, NULL);
-        } else if (!strcmp(n->state, "up") || !strcmp(n->state, "maintenance")) {
+        } else if (!strcmp(n->state, "up")) {
             /* The lease we granted it must have ended, and whatever a predecessor may have granted. */
             uint64_t since = c->office_ms > c->quorate_ms ? c->office_ms : c->quorate_ms;
             bool theirs_over = now_ms >= since + wait;
@@ -205,7 +208,21 @@ static void rescue(struct out *o, uint64_t now_ms, const struct cdb_view *v)
         }
 }
 
-int coord_step(struct coord *c, uint64_t now_ms, const struct cdb_view *v, bool local_leader,
+/* One transaction of repairs at a time; the next look once its result is in the view. */
+static void repair(struct out *o, uint64_t now_ms, int64_t wall_ms, const struct cdb_view *v)
+{
+    struct coord *c = o->c;
+    struct repair_step step;
+    struct repair_conf conf;
+    if (c->state != COORD_ACTING || now_ms < c->repair_ms || pending(c, COORD_REPAIR, ""))
+        return;
+    repair_conf_of(v, wall_ms, &conf);
+    c->repair_ms = now_ms + COORD_REPAIR_MS;
+    if (repair_plan(v, &conf, &step, 1))
+        act(o, COORD_REPAIR, "", NULL);
+}
+
+int coord_step(struct coord *c, uint64_t now_ms, int64_t wall_ms, const struct cdb_view *v, bool local_leader,
                struct coord_action *ret_actions, int max)
 {
     struct out o = {c, ret_actions, 0, max};
@@ -237,5 +254,6 @@ int coord_step(struct coord *c, uint64_t now_ms, const struct cdb_view *v, bool 
         c->state = COORD_ACTING;
     judge_nodes(&o, now_ms, v);
     rescue(&o, now_ms, v);
+    repair(&o, now_ms, wall_ms, v);
     return o.n;
 }

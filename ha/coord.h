@@ -24,6 +24,7 @@
 
 #define COORD_NODES_MAX 64
 #define COORD_ACTIONS_MAX 32
+#define COORD_REPAIR_MS 1000 /* copies are looked at this often */
 /* Guests being started on one node at a time; more wait, so that a dead node's forty do not all boot at once. */
 #define COORD_STARTS_PER_NODE 4
 
@@ -40,6 +41,7 @@ enum coord_action_kind {
     COORD_DECLARE_DEAD, /* node */
     COORD_MARK_UP,      /* node */
     COORD_MOVE,         /* machine to node: its host is dead or it has none */
+    COORD_REPAIR,       /* copies of shards: what repair_plan() says (repair.h) */
     COORD_GIVE_UP,      /* machine whose policy is not to be restarted: stopped, with the reason */
 };
 
@@ -65,6 +67,7 @@ struct coord {
     uint64_t quorate_ms;       /* since when we hear a majority without a gap, 0 = we do not */
     int n_peers;
     struct coord_peer peer[COORD_NODES_MAX];
+    uint64_t repair_ms;        /* next look at the copies */
     int n_pending;             /* actions handed out whose result is not known */
     struct coord_action pending[COORD_ACTIONS_MAX];
 };
@@ -74,8 +77,8 @@ void coord_init(struct coord *c, const struct coord_conf *conf);
 /* A heartbeat of `node` (ourselves too) arrived. True: granted, for lease_ms from when it was sent. */
 bool coord_heartbeat(struct coord *c, uint64_t now_ms, const struct cdb_view *v, const char *node, int64_t node_epoch);
 
-/* Time passed or the view changed. Appends actions; each must be answered by coord_done(). Returns how many. */
-int coord_step(struct coord *c, uint64_t now_ms, const struct cdb_view *v, bool local_leader,
+/* Time passed or the view changed. `wall_ms` only ages the rows' own times (Node.state_ms). Appends actions; each must be answered by coord_done(). Returns how many. */
+int coord_step(struct coord *c, uint64_t now_ms, int64_t wall_ms, const struct cdb_view *v, bool local_leader,
                struct coord_action *ret_actions, int max);
 
 /* The action's transaction ended (E_OK, E_CONFLICT, …). E_UNKNOWN too: what happened shows in the next view. */

@@ -3,7 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "cluster/copies.h"
 #include "ha/coord.h"
+#include "ha/repair.h"
 
 static struct cdb_txn *begin(const struct coord_action *a)
 {
@@ -37,44 +39,6 @@ static struct cdb_txn *take_office(const struct cdb_view *v, const struct coord_
     return t;
 }
 
-/* The fewest in-sync copies with which a volume of `replicas` copies still takes writes (architecture, section 6). */
-static int min_in_sync(int64_t replicas)
-{
-    return replicas >= 3 ? 2 : 1;
-}
-
-/* Taking `disk` out by raising its incarnation is right only if every shard keeps enough in-sync copies without it: the
- * last good copy must stay believed, wherever it is. */
-static bool may_distrust(const struct cdb_view *v, const char *disk)
-{
-    for (size_t i = 0; i < cdb_shard_count(v); i++) {
-        const struct cdb_shard *s = cdb_shard_at(v, i);
-        if (!cdb_shard_in_sync(v, s, disk))
-            continue;
-        const struct cdb_volume *vol = cdb_volume_get(v, s->volume);
-        int64_t copies = vol ? vol->replicas : (int64_t)s->replicas.n;
-        if (cdb_shard_in_sync_count(v, s) - 1 < min_in_sync(copies))
-            return false;
-    }
-    return true;
-}
-
-/* Guards may_distrust()'s answer: the shards' in-sync sets and the other members' incarnations must not have changed. */
-static void require_shards(struct cdb_txn *t, const struct cdb_view *v, const char *disk)
-{
-    for (size_t i = 0; i < cdb_shard_count(v); i++) {
-        const struct cdb_shard *s = cdb_shard_at(v, i);
-        if (!cdb_shard_in_sync(v, s, disk))
-            continue;
-        cdb_txn_require_int(t, CDB_T_SHARD, s->id, CDB_SHARD_generation, s->generation);
-        for (size_t k = 0; k < s->in_sync.n; k++) {
-            const struct cdb_disk *d = cdb_disk_get(v, s->in_sync.k[k]);
-            if (d && strcmp(d->id, disk))
-                cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, d->incarnation);
-        }
-    }
-}
-
 static struct cdb_txn *declare_dead(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
 {
     const struct cdb_node *n = cdb_node_get(v, a->subject);
@@ -84,13 +48,13 @@ static struct cdb_txn *declare_dead(const struct cdb_view *v, const struct coord
     cdb_txn_require_int(t, CDB_T_NODE, n->id, CDB_NODE_epoch, n->epoch);
     cdb_txn_set_int(t, CDB_T_NODE, n->id, CDB_NODE_epoch, n->epoch + 1);
     cdb_txn_set_str(t, CDB_T_NODE, n->id, CDB_NODE_state, "dead");
+    cdb_txn_set_int(t, CDB_T_NODE, n->id, CDB_NODE_state_ms, wall_ms);
     for (size_t i = 0; i < cdb_disk_count(v); i++) {
         const struct cdb_disk *d = cdb_disk_at(v, i);
-        if (strcmp(d->node, n->id) || !may_distrust(v, d->id))
+        if (strcmp(d->node, n->id) || !copies_may_lose(v, d->id))
             continue;
-        require_shards(t, v, d->id);
-        cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, d->incarnation);
-        cdb_txn_set_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, d->incarnation + 1);
+        copies_require_may_lose(t, v, d->id);
+        copies_distrust(t, d);
     }
     char object[160];
     snprintf(object, sizeof object, "node %s", n->name);
@@ -109,6 +73,7 @@ static struct cdb_txn *mark_up(const struct cdb_view *v, const struct coord_acti
     struct cdb_txn *t = begin(a);
     cdb_txn_require_int(t, CDB_T_NODE, n->id, CDB_NODE_epoch, n->epoch);
     cdb_txn_set_str(t, CDB_T_NODE, n->id, CDB_NODE_state, "up");
+    cdb_txn_set_int(t, CDB_T_NODE, n->id, CDB_NODE_state_ms, wall_ms);
     char object[160];
     snprintf(object, sizeof object, "node %s", n->name);
     event(t, wall_ms, "info", object, strcmp(n->state, "dead") ? "joined the cluster" : "is back", self);
@@ -172,6 +137,27 @@ static struct cdb_txn *give_up(const struct cdb_view *v, const struct coord_acti
     return t;
 }
 
+/* The same plan again, on the same view, in full; a line for people about the first of it. */
+static struct cdb_txn *repair(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    struct repair_step step[REPAIR_STEPS_MAX];
+    struct repair_conf conf;
+    struct buf text;
+    repair_conf_of(v, wall_ms, &conf);
+    int n = repair_plan(v, &conf, step, REPAIR_STEPS_MAX);
+    if (!n)
+        return NULL;
+    struct cdb_txn *t = begin(a);
+    repair_txn(v, t, step, n);
+    buf_init(&text);
+    repair_describe(v, &step[0], &text);
+    if (n > 1)
+        buf_printf(&text, "; and %d more like it", n - 1);
+    event(t, wall_ms, "info", "copies", text.data, self);
+    buf_free(&text);
+    return t;
+}
+
 struct cdb_txn *coord_txn(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
 {
     switch (a->kind) {
@@ -183,6 +169,8 @@ struct cdb_txn *coord_txn(const struct cdb_view *v, const struct coord_action *a
         return mark_up(v, a, wall_ms, self);
     case COORD_MOVE:
         return move(v, a, wall_ms, self);
+    case COORD_REPAIR:
+        return repair(v, a, wall_ms, self);
     case COORD_GIVE_UP:
         return give_up(v, a, wall_ms, self);
     }

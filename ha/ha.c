@@ -159,7 +159,8 @@ static void on_txn(void *arg, int status, const struct err *e)
 
 static void run_action(struct ha *h, const struct coord_action *a)
 {
-    static const char *note[] = {"take office", "declare node dead", "node is up", "restart guest elsewhere", "stop guest"};
+    static const char *note[] = {"take office", "declare node dead", "node is up", "restart guest elsewhere", "repair copies",
+                                 "stop guest"};
     struct cdb_txn *t = coord_txn(view(h), a, clock_wall_ms(), h->conf.self);
     if (!t) {
         coord_done(&h->coord, clock_boot_ms(), a, E_CONFLICT);
@@ -178,7 +179,7 @@ static void step(struct ha *h)
     const struct cdb_view *v = view(h);
     if (!v)
         return;
-    int n = coord_step(&h->coord, clock_boot_ms(), v, cdb_link_local_leader(h->conf.link), a, COORD_ACTIONS_MAX);
+    int n = coord_step(&h->coord, clock_boot_ms(), clock_wall_ms(), v, cdb_link_local_leader(h->conf.link), a, COORD_ACTIONS_MAX);
     if (h->coord.state != h->told) {
         h->told = h->coord.state;
         log_info("this node %s (term %lld)", state_words[h->told], (long long)h->coord.term);

@@ -52,7 +52,7 @@ const char *plan_host(const struct cdb_view *v, const struct cdb_machine *m, con
     int64_t best_left = 0;
     for (size_t i = 0; i < cdb_node_count(v); i++) {
         const struct cdb_node *n = cdb_node_at(v, i);
-        if (strcmp(n->state, "up") || (not_node && !strcmp(n->id, not_node)) || (usable && !usable->ok(n->id, usable->arg)))
+        if (strcmp(n->state, "up") || n->maintenance || (not_node && !strcmp(n->id, not_node)) || (usable && !usable->ok(n->id, usable->arg)))
             continue;
         up++;
         if (repelled(v, m, n->id)) {

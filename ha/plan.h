@@ -1,6 +1,6 @@
 /* Placement: which node should run a guest. Pure: a database view and the numbers of the last heartbeats in, a node out.
  *
- * A node qualifies if it is up, has the memory (what its guests were promised counts, not what they use) and runs no
+ * A node qualifies if it is up, not in maintenance, has the memory (what its guests were promised counts, not what they use) and runs no
  * other guest of the same anti-affinity group. Among those: most replicas of the guest's volumes on its own disks (reads
  * stay local), then most memory left, then the smaller id, so that everyone computes the same.
  */

@@ -172,7 +172,7 @@ static void step_node(struct sim *s, int i)
 {
     struct coord_action a[COORD_ACTIONS_MAX];
     bool leads = i == s->leader || (i == s->old_leader && s->now < s->old_leader_until);
-    int n = coord_step(&s->coord[i], s->now, s->view[i], leads, a, COORD_ACTIONS_MAX);
+    int n = coord_step(&s->coord[i], s->now, (int64_t)s->now, s->view[i], leads, a, COORD_ACTIONS_MAX);
     for (int k = 0; k < n; k++) {
         struct cdb_txn *t = in_majority(s, i) ? coord_txn(s->view[i], &a[k], 0, node_ids[i]) : NULL;
         if (!t) { /* out of reach of the quorum: outcome unknown to the node (here: it did not happen) */

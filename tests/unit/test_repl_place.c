@@ -134,7 +134,9 @@ static void test_unusable_and_too_few(void **state)
     (void)state;
     set_state(CDB_T_DISK, disk[4], CDB_DISK_state, "failed");
     set_state(CDB_T_NODE, node[2], CDB_NODE_state, "dead");
-    set_state(CDB_T_NODE, node[3], CDB_NODE_state, "maintenance");
+    struct cdb_txn *x = cdb_txn_new();
+    cdb_txn_set_bool(x, CDB_T_NODE, node[3], CDB_NODE_maintenance, true);
+    commit(x);
     assert_int_equal(place(node[0], &p, &e), 0); /* two copies are the minimum of three */
     assert_int_equal(p.n, 2);
     assert_int_equal(where(&p, 0), 0);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/log.h"
+#include "cluster/copies.h"
 #include "storage/asan/engine/priv.h"
 
 LOG_MODULE("asan");
@@ -159,6 +160,7 @@ static void env_create(void *arg)
     cdb_txn_set_strs(t, CDB_T_SHARD, id, CDB_SHARD_replicas, (size_t)p.n, disk);
     cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, 1);
     set_in_sync(t, id, p.n, disk, incarnation);
+    copies_critical(t, s->v->replicas, p.n, disk);
     cdb_txn_commit(a->link, t, "create shard", created, r);
 }
 
@@ -192,6 +194,7 @@ static void env_txn(void *arg, const struct owner_txn *o)
     cdb_txn_require_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation);
     cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation + 1);
     set_in_sync(t, id, o->n, disk, incarnation);
+    copies_critical(t, s->v->replicas, o->n, disk);
     log_info("volume %s shard %u: %s, %d in sync", s->v->name, s->index, o->adds ? "a replica is up to date" :
              "taking out a replica that does not answer", o->n);
     cdb_txn_commit(a->link, t, o->adds ? "add replica" : "remove replica", txn_done, ref_new(s, 0));
