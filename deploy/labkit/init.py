@@ -4,7 +4,8 @@
     init.py NODE.json
 
 Runs inside new pid, mount, network, uts, ipc and cgroup namespaces (node.py starts it). In order:
-  1. private mounts: /run, /etc (the host's entries, own cohort/ and openvswitch/), /var/lib, /var/log, /srv (the disks), /sys
+  1. private mounts: /run, /etc (the host's entries, own cohort/ and openvswitch/), /var/lib, /var/log, /srv (the disks; with
+     `lab up --lossy` a FUSE mount that cohort-lossyfs serves from outside), /sys
   2. waits for its uplink `up0`, starts ovsdb-server and ovs-vswitchd, puts the node's address on br-phy over up0
   3. keeps cohortd running as `Restart=always` would, and reaps orphans (guests and databases outlive the daemon)
 
@@ -20,6 +21,8 @@ import socket
 import subprocess
 import sys
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 MS_BIND, MS_REC, MNT_DETACH = 4096, 16384, 2
 RESTART_S = 0.5
@@ -98,10 +101,25 @@ def isolate(conf):
         os.makedirs(f"{d}/log/{sub}", exist_ok=True)
     bind(f"{d}/lib", "/var/lib")
     bind(f"{d}/log", "/var/log")
-    bind(f"{d}/disks", "/srv")
+    if conf["lossy"]:
+        lossy_disks(conf)
+    else:
+        bind(f"{d}/disks", "/srv")
     private_etc({sub: f"{d}/etc/{sub}" for sub in ("cohort", "openvswitch", "ovn")})
     private_sys(conf["cgroups"])
     socket.sethostname(conf["name"])
+
+
+def lossy_disks(conf):
+    """/srv served by the cohort-lossyfs that node.py has started: the mount is made here, in the node's own mount namespace,
+    and its /dev/fuse handed over, so that the server itself can live outside and outlive the node."""
+    from labkit import disks
+    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        mount("cohort-lossyfs", "/srv", "fuse", data=f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions")
+        disks.ask(conf["dir"], "mount", [fuse])
+    finally:
+        os.close(fuse)
 
 
 # ---- children ----

@@ -10,7 +10,7 @@ The host keeps no interface, route or mount of all this."""
 import os
 import sys
 
-from . import cgroups, util
+from . import cgroups, disks, util
 from .state import ROOT
 from .util import LabError, say
 
@@ -81,7 +81,7 @@ def write_config(lab, node):
         util.write_json(target, conf)
     util.write_json(os.path.join(d, "node.json"), {
         "name": node["name"], "address": node["address"], "dir": d, "mac": f"0a:00:00:00:00:{node['index']:02x}",
-        "cgroups": cgroups.hierarchies(), "daemon": lab.state["daemon"]})
+        "cgroups": cgroups.hierarchies(), "daemon": lab.state["daemon"], "lossy": lab.state.get("lossy") is not None})
 
 
 def child_of(parent):
@@ -106,6 +106,7 @@ def start(lab, node, timeout=60):
     ready = os.path.join(d, "ready")
     if os.path.exists(ready):
         os.unlink(ready)
+    disks.start(lab, node)
     groups = cgroups.create(lab.id, node["name"])
     outer = util.spawn(
         ["unshare", "--fork", "--kill-child=SIGKILL", "--pid", "--mount", "--net", "--uts", "--ipc", "--cgroup", "--mount-proc",
@@ -139,12 +140,16 @@ def node_path(lab):
 
 def power_off(lab, node):
     """Power cut. The cable goes first: a dying kernel would close the node's TCP connections properly, and peers would
-    learn from that what nobody learns when the power fails. What the node had written but not synced survives in the
-    host's page cache; that part of a power cut is not imitated."""
+    learn from that what nobody learns when the power fails. Then the disks stop, so that the dying processes change nothing
+    any more. On ordinary directories (no --lossy) what the node had written but not synced survives in the host's page
+    cache; that part of a power cut is then not imitated."""
     if not util.alive(node.get("process")):
         raise LabError(f"{node['name']} is off already")
     switch = lab.state["switch"]["pid"]
     util.ip_in(switch, "link", "del", port_name(node), check=False)
+    disks.freeze(lab, node)
+    util.kill(node["process"])
+    disks.cut(lab, node)
     util.kill_and_wait(node["process"])
     util.kill_and_wait(node.get("delay"))
     util.ip_in(switch, "link", "del", f"d{node['index']}", check=False)

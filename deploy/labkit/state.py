@@ -125,6 +125,7 @@ class Lab:
             with open(f"/proc/{pid}/stat", "rb") as f:
                 pid = int(f.read().rpartition(b")")[2].split()[1])
         for n in s.get("nodes", []):
+            util.kill_and_wait(n.get("disks"))  # first: a process that waits for a stalled disk cannot be ended
             util.kill_and_wait(n.get("process"))
             util.kill_and_wait(n.get("delay"))
         for who in (s.get("agent"), s.get("probe", {}).get("process"), s.get("switch")):

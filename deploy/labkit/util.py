@@ -68,8 +68,8 @@ def alive(who):
     return bool(who) and who.get("ticks") is not None and start_ticks(who["pid"]) == who["ticks"]
 
 
-def kill_and_wait(who, timeout=30):
-    """SIGKILL, and returns when the process is gone (for a namespace's pid 1: everything in it, too)."""
+def kill(who):
+    """SIGKILL, if it is still that process."""
     if not alive(who):
         return
     try:
@@ -83,7 +83,12 @@ def kill_and_wait(who, timeout=30):
         pass
     finally:
         os.close(fd)
-    wait_for(lambda: not alive(who), timeout, f"the end of process {who['pid']}", interval=0.01)
+
+
+def kill_and_wait(who, timeout=30):
+    """SIGKILL, and returns when the process is gone (for a namespace's pid 1: everything in it, too)."""
+    kill(who)
+    wait_for(lambda: not alive(who), timeout, f"the end of process {(who or {}).get('pid')}", interval=0.01)
 
 
 def spawn(argv, log, env=None, cgroups=()):

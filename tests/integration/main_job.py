@@ -3,7 +3,7 @@
 
 Each round: the power of the guest's node is cut. The guest must answer again from another node, and every record whose
 fsync it had reported must be there and intact. Then the node returns, catches up (a Task shows it) and the volume is healthy
-again; the next round takes whichever node has the guest now.
+again; the next round takes whichever node has the guest now. The disks forget what was not synced (lab up --lossy).
 
     tests/integration/main_job.py --rounds 10 [--seed N]"""
 
@@ -68,4 +68,4 @@ def arguments(parser):
 
 
 if __name__ == "__main__":
-    run("main_job", scenario, limit_s=int(os.environ.get("COHORT_TEST_LIMIT", 280)), arguments=arguments)
+    run("main_job", scenario, limit_s=int(os.environ.get("COHORT_TEST_LIMIT", 280)), options=["--lossy"], arguments=arguments)
