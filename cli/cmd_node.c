@@ -21,8 +21,28 @@ static char *cell_roles(const json_t *o)
     return xstrdup(coordinator ? "voter, coordinator" : voter ? "voter" : "-");
 }
 
+/* As the node that answers sees them: "2 of 2 up", "1 of 2 up: 198.51.100.12 down". */
+static char *cell_links(const json_t *o)
+{
+    const json_t *links = json_object_get(o, "storage_links"), *l;
+    size_t i, n = 0, up = 0;
+    char down[256] = "", *at = down;
+    json_array_foreach (links, i, l) {
+        const char *state = text_of(l, "state");
+        if (json_is_true(json_object_get(l, "standby")))
+            continue;
+        n++;
+        up += strcmp(state, "down") != 0;
+        if (!strcmp(state, "down"))
+            at += snprintf(at, sizeof down - (size_t)(at - down), "%s %s down", *down ? "," : ":", text_of(l, "address"));
+        if (at >= down + sizeof down - 1)
+            break;
+    }
+    return n ? xasprintf("%zu of %zu up%s", up, n, down) : xstrdup("-");
+}
+
 static const struct field node_fields[] = {
-    {"NAME", "name"}, {"ID", "id", F_ONE}, {"STATE", "state"}, {"ADDRESS", "addresses", F_LIST}, {"ROLES", .fn = cell_roles},
+    {"NAME", "name"}, {"ID", "id", F_ONE}, {"STATE", "state"}, {"ADDRESS", "addresses", F_LIST}, {"STORAGE LINKS", .fn = cell_links}, {"ROLES", .fn = cell_roles},
     {"CPUS", "cpus", F_NUMBER}, {"MEMORY USED", .fn = cell_memory}, {"VMS", "vms", F_NUMBER}, {"ACCEL", "accel"}, {"WHY", "accel_reason"},
     {"VERSION", "version", F_ONE}, {"API PORT", "api_port", F_ONE}, {"EPOCH", "epoch", F_ONE}, {"JOINED", "joined_ms", F_TIME | F_ONE}, {0},
 };

@@ -59,6 +59,7 @@ static void rows_node(struct cdb_txn *t, const struct first *f)
     cdb_txn_insert(t, CDB_T_NODE, id);
     cdb_txn_set_str(t, CDB_T_NODE, id, CDB_NODE_name, c->node_name);
     cdb_txn_set_strs(t, CDB_T_NODE, id, CDB_NODE_addresses, 1, &c->address);
+    cdb_txn_set_strs(t, CDB_T_NODE, id, CDB_NODE_storage_addresses, c->n_storage_addresses, c->storage_addresses);
     const struct { int col; int64_t v; } ints[] = {
         {CDB_NODE_control_port, c->control_port}, {CDB_NODE_storage_port, c->storage_port}, {CDB_NODE_api_port, c->api_port},
         {CDB_NODE_migrate_port, c->migrate_port}, {CDB_NODE_epoch, 1}, {CDB_NODE_cpus, c->cpus},

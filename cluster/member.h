@@ -21,6 +21,7 @@ struct member_id {
 /* E_NOTFOUND: not a member. E_CORRUPT, E_VERSION: node.json cannot be used. */
 MUST_CHECK int member_load(const char *state_dir, struct member_id *ret_id, struct err *e);
 
+#define MEMBER_LINKS_MAX 4
 struct member_disk { const char *name, *fast_path, *capacity_path; int64_t size_bytes; };
 struct member_conf {
     const char *state_dir, *run_dir, *node_name, *address;
@@ -30,6 +31,8 @@ struct member_conf {
     int election_ms;                             /* 0 = 1000 */
     int64_t cpus, memory_bytes;
     const char *accel, *accel_reason, *version;
+    size_t n_storage_addresses;                  /* links for storage besides `address`; at most MEMBER_LINKS_MAX */
+    const char *storage_addresses[MEMBER_LINKS_MAX];
     size_t n_disks;
     const struct member_disk *disks;
 };

@@ -30,6 +30,7 @@
 #define CDB_COLS_NODE(X)                                                                                           \
     X(STR, name)                 /* unique */                                                                      \
     X(STRS, addresses)           /* cluster addresses, the first is used */                                        \
+    X(STRS, storage_addresses)   /* storage links, 4 count; the cluster address stands by for them */              \
     X(INT, control_port) X(INT, storage_port) X(INT, api_port) X(INT, migrate_port)                                \
     X(INT, epoch)                /* raised when declared dead; leases are granted to the current one only */       \
     X(STR, state)                /* [joining|up|dead|leaving] */                                                   \

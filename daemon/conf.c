@@ -41,14 +41,31 @@ static int read_disk(const json_t *obj, int i, struct conf *c, struct err *e)
     return 0;
 }
 
+static int read_storage_address(const json_t *value, int i, const char *address, struct conf *c, struct err *e)
+{
+    const char *text = json_string_value(value);
+    struct in_addr a4;
+    if (!text || inet_pton(AF_INET, text, &a4) != 1 || !a4.s_addr)
+        return err_set(e, E_INVAL, "field \"storage_addresses\"[%d]: %s%s%s is not an IPv4 address of this node", i, text ? "'" : "",
+                       text ? text : "the value", text ? "'" : "");
+    if (!strcmp(text, address))
+        return err_set(e, E_INVAL, "field \"storage_addresses\"[%d]: %s is this node's \"address\", which stands by for them anyway", i, text);
+    for (int k = 0; k < c->n_storage_addresses; k++)
+        if (!strcmp(c->storage_addresses[k], text))
+            return err_set(e, E_INVAL, "field \"storage_addresses\"[%d]: %s is there twice", i, text);
+    c->storage_addresses[c->n_storage_addresses++] = xstrdup(text);
+    return 0;
+}
+
 static int read_conf(const json_t *obj, struct conf *c, struct err *e)
 {
     const char *name = NULL, *address = NULL, *state = "/var/lib/cohort", *run = "/run/cohort", *uplink = "";
     int64_t control = 7700, storage = 7701, migrate = 7702, api = 7443, journal = 1ll << 30, election = 1000;
-    json_t *disks = NULL;
+    json_t *disks = NULL, *links = NULL;
     const struct jin_field f[] = {
         {"node_name", JIN_STR, true, &name, 1, 63},
         {"address", JIN_STR, true, &address, 7, 45},
+        {"storage_addresses", JIN_ARRAY, false, &links, 0, CONF_LINKS_MAX},
         {"state_dir", JIN_STR, false, &state, 1, 200},
         {"run_dir", JIN_STR, false, &run, 1, 60},
         {"uplink", JIN_STR, false, &uplink, 0, 15},
@@ -85,6 +102,8 @@ static int read_conf(const json_t *obj, struct conf *c, struct err *e)
     c->election_ms = (int)election;
     for (size_t i = 0; !rc && i < json_array_size(disks); i++)
         rc = read_disk(json_array_get(disks, i), (int)i, c, e);
+    for (size_t i = 0; !rc && i < json_array_size(links); i++)
+        rc = read_storage_address(json_array_get(links, i), (int)i, address, c, e);
     return rc;
 }
 
@@ -117,6 +136,8 @@ void conf_free(struct conf *c)
     free(c->state_dir);
     free(c->run_dir);
     free(c->uplink);
+    for (int i = 0; i < c->n_storage_addresses; i++)
+        free(c->storage_addresses[i]);
     for (int i = 0; i < c->n_disks; i++) {
         free(c->disks[i].name);
         free(c->disks[i].fast);

@@ -22,9 +22,12 @@ struct nodelinks;
 struct dbserver;
 
 #define CONF_DISKS_MAX 16
+#define CONF_LINKS_MAX 4
 
 struct conf { /* /etc/cohort/cohortd.json; conf.c checks every field and names what is wrong */
     char *node_name, *address;      /* address: this node's cluster address */
+    int n_storage_addresses;        /* links of their own for storage traffic; none: `address` carries it */
+    char *storage_addresses[CONF_LINKS_MAX];
     char *state_dir, *run_dir;
     char *uplink;                   /* interface that carries the overlay; "" = leave the host's network alone */
     uint16_t control_port, storage_port, migrate_port, api_port;

@@ -64,6 +64,17 @@ static void on_txn(void *arg, int status, const struct err *e)
         log_warn("this node's row: %s", e->msg);
 }
 
+/* Storage links may come and go with the configuration file; the others learn of it from our row. */
+static bool links_differ(const struct conf *c, const struct cdb_node *n)
+{
+    if (n->storage_addresses.n != (size_t)c->n_storage_addresses)
+        return true;
+    for (int i = 0; i < c->n_storage_addresses; i++)
+        if (!cdb_strs_has(&n->storage_addresses, c->storage_addresses[i]))
+            return true;
+    return false;
+}
+
 static void measured(uv_work_t *w, int status)
 {
     struct publish *p = container_of(w, struct publish, work);
@@ -71,7 +82,7 @@ static void measured(uv_work_t *w, int status)
     const struct cdb_view *v = status == 0 && d->link ? cdb_link_view(d->link) : NULL;
     const struct cdb_node *n = v ? cdb_node_get(v, d->node_id) : NULL;
     if (n && (strcmp(n->accel, p->accel.accel) || strcmp(n->accel_reason, p->accel.reason) || strcmp(n->version, COHORT_VERSION) ||
-              n->memory_bytes != facts_memory_bytes() || n->cpus != facts_cpus())) {
+              n->memory_bytes != facts_memory_bytes() || n->cpus != facts_cpus() || links_differ(&d->conf, n))) {
         struct cdb_txn *t = cdb_txn_new();
         cdb_txn_require_exists(t, CDB_T_NODE, n->id);
         cdb_txn_set_str(t, CDB_T_NODE, n->id, CDB_NODE_accel, p->accel.accel);
@@ -79,6 +90,8 @@ static void measured(uv_work_t *w, int status)
         cdb_txn_set_str(t, CDB_T_NODE, n->id, CDB_NODE_version, COHORT_VERSION);
         cdb_txn_set_int(t, CDB_T_NODE, n->id, CDB_NODE_memory_bytes, facts_memory_bytes());
         cdb_txn_set_int(t, CDB_T_NODE, n->id, CDB_NODE_cpus, facts_cpus());
+        cdb_txn_set_strs(t, CDB_T_NODE, n->id, CDB_NODE_storage_addresses, (size_t)d->conf.n_storage_addresses,
+                         (const char *const *)d->conf.storage_addresses);
         cdb_txn_commit(d->link, t, "node facts", on_txn, d);
     }
     free(p);

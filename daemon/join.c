@@ -115,11 +115,14 @@ static char *request_body(const struct member_conf *c, const struct join_token *
     for (size_t i = 0; i < c->n_disks; i++)
         json_array_append_new(disks, json_pack("{s:s, s:s, s:s, s:I}", "name", c->disks[i].name, "fast_path", c->disks[i].fast_path,
                                                "capacity_path", c->disks[i].capacity_path, "size_bytes", (json_int_t)c->disks[i].size_bytes));
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:I, s:I, s:s, s:s, s:s, s:o}",
+    json_t *links = json_array();
+    for (size_t i = 0; i < c->n_storage_addresses; i++)
+        json_array_append_new(links, json_string(c->storage_addresses[i]));
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:I, s:I, s:s, s:s, s:s, s:o, s:o}",
                           "secret", t->secret, "node_id", r->node_id, "csr_pem", r->csr_pem, "name", c->node_name, "address", c->address,
                           "control_port", c->control_port, "storage_port", c->storage_port, "migrate_port", c->migrate_port, "api_port", c->api_port,
                           "cpus", (json_int_t)c->cpus, "memory_bytes", (json_int_t)c->memory_bytes, "accel", c->accel, "accel_reason", c->accel_reason,
-                          "version", c->version, "disks", disks);
+                          "version", c->version, "disks", disks, "storage_addresses", links);
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);
     return text;

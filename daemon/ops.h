@@ -148,6 +148,8 @@ struct join_spec {
     const char *node_id, *name, *address, *accel, *accel_reason, *version;
     int64_t control_port, storage_port, migrate_port, api_port, cpus, memory_bytes;
     bool voter;
+    int n_storage_addresses;
+    const char *storage_addresses[4];
     int n_disks;
     struct join_disk disks[16];
 };

@@ -130,6 +130,16 @@ static const struct cdb_token *token_by_hash(const struct cdb_view *v, const cha
     return NULL;
 }
 
+static int check_address(const struct cdb_view *v, const char *address, struct err *e)
+{
+    for (size_t i = 0; i < cdb_node_count(v); i++) {
+        const struct cdb_node *n = cdb_node_at(v, i);
+        if (cdb_strs_has(&n->addresses, address) || cdb_strs_has(&n->storage_addresses, address))
+            return err_set(e, E_EXISTS, "node %s has the address %s already", n->name, address);
+    }
+    return E_OK;
+}
+
 static int check_join(const struct cdb_view *v, const struct join_spec *s, const struct cdb_token **ret_token, struct err *e)
 {
     const struct cdb_token *tok = token_by_hash(v, s->token_hash);
@@ -143,9 +153,11 @@ static int check_join(const struct cdb_view *v, const struct join_spec *s, const
         return rc;
     if (cdb_find_name(v, CDB_T_NODE, s->name))
         return err_set(e, E_EXISTS, "a node named \"%s\" is in the cluster already\nchange node_name in its configuration, or remove the old node", s->name);
-    for (size_t i = 0; i < cdb_node_count(v); i++)
-        if (cdb_strs_has(&cdb_node_at(v, i)->addresses, s->address))
-            return err_set(e, E_EXISTS, "node %s has the address %s already", cdb_node_at(v, i)->name, s->address);
+    if ((rc = check_address(v, s->address, e)) != E_OK)
+        return rc;
+    for (int i = 0; i < s->n_storage_addresses; i++)
+        if ((rc = check_address(v, s->storage_addresses[i], e)) != E_OK)
+            return rc;
     *ret_token = tok;
     return E_OK;
 }
@@ -164,6 +176,7 @@ static void insert_node(const struct join *j, struct cdb_txn *t)
     cdb_txn_insert(t, CDB_T_NODE, id);
     cdb_txn_set_str(t, CDB_T_NODE, id, CDB_NODE_name, s->name);
     cdb_txn_set_strs(t, CDB_T_NODE, id, CDB_NODE_addresses, 1, addresses);
+    cdb_txn_set_strs(t, CDB_T_NODE, id, CDB_NODE_storage_addresses, (size_t)s->n_storage_addresses, s->storage_addresses);
     const struct { int col; int64_t v; } numbers[] = {
         {CDB_NODE_control_port, s->control_port}, {CDB_NODE_storage_port, s->storage_port}, {CDB_NODE_api_port, s->api_port},
         {CDB_NODE_migrate_port, s->migrate_port}, {CDB_NODE_epoch, 1}, {CDB_NODE_cpus, s->cpus},

@@ -253,9 +253,24 @@ static int read_join_disks(const json_t *list, struct join_spec *s, struct err *
     return E_OK;
 }
 
+static int read_join_links(const json_t *list, struct join_spec *s, struct err *e)
+{
+    struct in_addr a4;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        if (!text || inet_pton(AF_INET, text, &a4) != 1 || !a4.s_addr)
+            return err_set(e, E_INVAL, "storage_addresses[%zu]: not an IPv4 address", i);
+        for (int k = 0; k < s->n_storage_addresses; k++)
+            if (!strcmp(s->storage_addresses[k], text))
+                return err_set(e, E_INVAL, "storage_addresses[%zu]: %s is there twice", i, text);
+        s->storage_addresses[s->n_storage_addresses++] = text;
+    }
+    return E_OK;
+}
+
 static bool read_join(struct rest_req *rq, struct join_spec *s, const char **ret_secret, const char **ret_csr)
 {
-    json_t *disks = NULL;
+    json_t *disks = NULL, *links = NULL;
     struct err e;
     struct id id;
     unsigned char addr[16];
@@ -267,10 +282,13 @@ static bool read_join(struct rest_req *rq, struct join_spec *s, const char **ret
         {"cpus", JIN_INT, true, &s->cpus, 1, 4096}, {"memory_bytes", JIN_INT, true, &s->memory_bytes, 0, INT64_C(1) << 50},
         {"accel", JIN_STR, true, &s->accel}, {"accel_reason", JIN_STR, false, &s->accel_reason, 0, 500},
         {"version", JIN_STR, true, &s->version, 1, 40}, {"disks", JIN_ARRAY, true, &disks, 0, 16},
+        {"storage_addresses", JIN_ARRAY, false, &links, 0, N(s->storage_addresses)},
     };
     if (!rest_read(rq, f, N(f)))
         return false;
     int rc = read_join_disks(disks, s, &e);
+    if (rc == E_OK)
+        rc = read_join_links(links, s, &e);
     if (rc == E_OK && !id_parse(s->node_id, &id))
         rc = err_set(&e, E_INVAL, "field \"node_id\": is not an id");
     if (rc == E_OK && inet_pton(AF_INET, s->address, addr) != 1 && inet_pton(AF_INET6, s->address, addr) != 1)

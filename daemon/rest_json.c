@@ -44,6 +44,7 @@ json_t *json_node(const struct cdb_view *v, const struct cdb_node *n)
     put_str(o, "id", n->id);
     put_str(o, "name", n->name);
     json_object_set_new(o, "addresses", strs(&n->addresses));
+    json_object_set_new(o, "storage_addresses", strs(&n->storage_addresses));
     put_str(o, "state", n->state);
     put_bool(o, "voter", n->voter);
     const struct cdb_cluster *c = cdb_cluster_get(v, "cluster");

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "cluster/pki.h"
 #include "daemon/rest.h"
+#include "storage/asan/engine/asan.h"
 
 #define N(a) (sizeof(a) / sizeof *(a))
 
@@ -31,8 +32,23 @@
             rest_ok(rq, 200, JSON);                                             \
     }
 
-LIST(rest_node_list, node, json_node(v, row))
-GET(rest_node_get, node, CDB_T_NODE, "node", json_node(v, row))
+/* A node's row, and its storage links as this node sees them ("local": its own). */
+static json_t *node_with_links(const struct rest_req *rq, const struct cdb_view *v, const struct cdb_node *n)
+{
+    struct asan_link_state s[ASAN_LINKS_MAX + 1];
+    const struct daemon *d = rq->r->d;
+    json_t *o = json_node(v, n), *links = json_array();
+    size_t k = d->asan ? asan_link_states(d->asan, n->id, s, N(s)) : 0;
+    for (size_t i = 0; i < k && i < N(s); i++)
+        json_array_append_new(links, json_pack("{s:s, s:s, s:b}", "address", s[i].address, "state", s[i].up ? "up" : "down", "standby", s[i].standby));
+    for (size_t i = 0; strcmp(n->id, d->node_id) == 0 && i < n->storage_addresses.n; i++)
+        json_array_append_new(links, json_pack("{s:s, s:s, s:b}", "address", n->storage_addresses.v[i], "state", "local", "standby", 0));
+    json_object_set_new(o, "storage_links", links);
+    return o;
+}
+
+LIST(rest_node_list, node, node_with_links(rq, v, row))
+GET(rest_node_get, node, CDB_T_NODE, "node", node_with_links(rq, v, row))
 LIST(rest_disk_list, disk, json_disk(v, row))
 LIST(rest_volume_list, volume, json_volume(v, row, false))
 GET(rest_volume_get, volume, CDB_T_VOLUME, "volume", json_volume(v, row, true))

@@ -48,6 +48,8 @@ void daemon_member_conf(struct daemon *d, struct member_conf *ret_conf, struct m
         .api_port = d->conf.api_port, .election_ms = d->conf.election_ms, .cpus = facts_cpus(),
         .memory_bytes = facts_memory_bytes(), .accel = a->accel, .accel_reason = a->reason, .version = COHORT_VERSION,
         .n_disks = (size_t)d->conf.n_disks, .disks = disks};
+    for (int i = 0; i < d->conf.n_storage_addresses; i++)
+        ret_conf->storage_addresses[ret_conf->n_storage_addresses++] = d->conf.storage_addresses[i];
 }
 
 /* ---- image import through aSAN ---- */
@@ -118,6 +120,8 @@ static int start_storage(struct daemon *d, const struct cdb_view *v, struct err 
                           .tls = {parts.paths.ca_pem, parts.paths.cert_pem, parts.paths.key_pem},
                           .listen_address = d->conf.address, .port = d->conf.storage_port, .nbd_socket = nbd,
                           .journal_bytes = (uint64_t)d->conf.journal_bytes};
+    for (int i = 0; i < d->conf.n_storage_addresses; i++)
+        c.links[c.n_links++] = d->conf.storage_addresses[i];
     for (int i = 0; i < d->conf.n_disks; i++) {
         const char *id = disk_row(v, d, d->conf.disks[i].name);
         if (!id) {

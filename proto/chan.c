@@ -326,6 +326,7 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *b)
     }
     if (n == 0)
         return;
+    c->heard_ms = uv_now(c->env->loop);
     if (BIO_write(c->in, b->base, (int)n) != n)
         abort(); /* out of memory */
     c->refs++;

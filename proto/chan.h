@@ -37,6 +37,7 @@ struct chan {
     BIO *in, *out;    /* ciphertext from and to the socket */
     bool ready, failed, flushing, paused, pumping;
     int handles;      /* uv handles not closed yet */
+    uint64_t heard_ms; /* uv_now() of the last bytes received */
     char why[160];    /* reason of the end, for the log */
     char address[64];
 

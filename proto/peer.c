@@ -259,6 +259,11 @@ bool rpc_peer_connected(const struct rpc_peer *p)
     return p->up;
 }
 
+uint64_t rpc_peer_heard_ms(const struct rpc_peer *p)
+{
+    return p->chan ? p->chan->heard_ms : 0;
+}
+
 const char *rpc_peer_node(const struct rpc_peer *p)
 {
     return p->node;

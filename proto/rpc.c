@@ -1,6 +1,8 @@
 /* The RPC environment and the serving side. The calling side is peer.c, the wire below both chan.c. */
 #include "proto/rpc.h"
 #include <assert.h>
+#include <errno.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/log.h"
@@ -220,7 +222,7 @@ static void on_connection(uv_stream_t *listener, int status)
         chan_fail(c->chan, "accept failed");
 }
 
-int rpc_listen(struct rpc_env *env, const char *address, uint16_t port, struct rpc_server **ret_server, struct err *e)
+static int listen_on(struct rpc_env *env, const char *address, uint16_t port, bool early, struct rpc_server **ret_server, struct err *e)
 {
     struct sockaddr_storage ss;
     if (uv_ip4_addr(address, port, (struct sockaddr_in *)&ss) && uv_ip6_addr(address, port, (struct sockaddr_in6 *)&ss))
@@ -229,9 +231,18 @@ int rpc_listen(struct rpc_env *env, const char *address, uint16_t port, struct r
     s->env = env;
     env->refs++;
     LIST_INSERT_HEAD(&env->servers, s, entry);
-    uv_tcp_init(env->loop, &s->tcp);
+    int rc = uv_tcp_init_ex(env->loop, &s->tcp, ss.ss_family), fd, on = 1;
+    if (rc) {
+        LIST_REMOVE(s, entry);
+        env_unref(env);
+        free(s);
+        return err_set(e, err_from_errno(rc), "socket: %s", uv_strerror(rc));
+    }
     s->tcp.data = s;
-    int rc = uv_tcp_bind(&s->tcp, (struct sockaddr *)&ss, 0);
+    if (early && (rc = uv_fileno((uv_handle_t *)&s->tcp, &fd)) == 0 && setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &on, sizeof on))
+        rc = -errno;
+    if (rc == 0)
+        rc = uv_tcp_bind(&s->tcp, (struct sockaddr *)&ss, 0);
     if (rc == 0)
         rc = uv_listen((uv_stream_t *)&s->tcp, 128, on_connection);
     if (rc) {
@@ -240,6 +251,16 @@ int rpc_listen(struct rpc_env *env, const char *address, uint16_t port, struct r
     }
     *ret_server = s;
     return 0;
+}
+
+int rpc_listen(struct rpc_env *env, const char *address, uint16_t port, struct rpc_server **ret_server, struct err *e)
+{
+    return listen_on(env, address, port, false, ret_server, e);
+}
+
+int rpc_listen_early(struct rpc_env *env, const char *address, uint16_t port, struct rpc_server **ret_server, struct err *e)
+{
+    return listen_on(env, address, port, true, ret_server, e);
 }
 
 static void server_closed(uv_handle_t *h)

@@ -62,6 +62,9 @@ void rpc_handle(struct rpc_env *env, enum rpc_kind kind, const ProtobufCMessageD
                 rpc_handler *fn, void *arg);
 /* Listens on `address` ("192.0.2.1" or "::"), `port` (0 = any; rpc_server_port tells). */
 MUST_CHECK int rpc_listen(struct rpc_env *env, const char *address, uint16_t port, struct rpc_server **ret_server, struct err *e);
+/* The same for an IPv4 or IPv6 address that an interface may get only later. */
+MUST_CHECK int rpc_listen_early(struct rpc_env *env, const char *address, uint16_t port, struct rpc_server **ret_server,
+                                struct err *e);
 uint16_t rpc_server_port(const struct rpc_server *s);
 
 /* Success: `out` may be NULL (empty). `data` NULL or an iobuf of which `data_len` bytes from `data_off` are sent; it is
@@ -78,6 +81,8 @@ MUST_CHECK int rpc_peer_open(struct rpc_env *env, const char *node_id, const cha
                              struct rpc_peer **ret_peer, struct err *e);
 void rpc_peer_close(struct rpc_peer *p); /* open calls end with E_CANCELED (still asynchronously) */
 bool rpc_peer_connected(const struct rpc_peer *p);
+/* uv_now() when bytes last came from it; 0 = not since the connection began. */
+uint64_t rpc_peer_heard_ms(const struct rpc_peer *p);
 const char *rpc_peer_node(const struct rpc_peer *p);
 /* Drops the connection (it is re-established): what is in flight ends with E_DISCONN. */
 void rpc_peer_reset(struct rpc_peer *p);

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 
-from . import util
+from . import cables, util
 from .util import LabError
 
 
@@ -58,7 +58,7 @@ def call(node, method, path, body=None, timeout=30):
 def call_any(lab, method, path, body=None, timeout=30):
     """The same against the first node that answers; cut nodes last."""
     problem = None
-    for node in sorted(lab.live_nodes(), key=lambda n: bool(n.get("cut"))):
+    for node in sorted(lab.live_nodes(), key=cables.is_cut):
         try:
             return call(node, method, path, body, timeout)
         except OSError as e:

@@ -2,7 +2,7 @@
 """Carries Ethernet frames between two interfaces, each direction delayed by MS milliseconds: what netem does, for kernels
 that lack it. Order is kept. Runs in the switch's namespace between a node's cable and the bridge:
 
-    node ═══ p1 <- delay.py -> e1 ═══ d1 ── br0
+    node ═══ p1 <- delay.py -> ep1 ═══ dp1 ── br0
 
     delay.py DEV_A DEV_B MS
 

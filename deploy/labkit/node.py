@@ -4,18 +4,19 @@
     br0 ── p1 ═══ veth ═══ up0 ── br-phy 192.0.2.11/24 (ovs-vswitchd)
      ├──── p2 ═══ …                 init.py (pid 1): ovsdb-server, ovs-vswitchd, cohortd
      └──── p3 ═══ …                 /var/lib, /var/log, /etc/cohort, /etc/openvswitch, /srv: own directories on disk
+    st0 ── s0p1 ═══ veth ═══ stor0 198.51.100.11/26 (cables.py)
 
 The host keeps no interface, route or mount of all this."""
 
 import os
 import sys
 
-from . import cgroups, disks, util
+from . import cables, cgroups, disks, util
 from .state import ROOT
 from .util import LabError, say
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-INIT, DELAY = os.path.join(HERE, "init.py"), os.path.join(HERE, "delay.py")
+INIT = os.path.join(HERE, "init.py")
 
 
 def check_disk(path):
@@ -40,29 +41,8 @@ def start_switch(lab):
     util.wait_for(lambda: util.alive(lab.state["switch"]) and os.stat(f"/proc/{pid}/ns/net").st_ino != own, 10,
                   "the switch's namespace", interval=0.005)
     util.ip_in(pid, "link", "set", "lo", "up")
-    util.ip_in(pid, "link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0", "mcast_snooping", "0")
-    util.ip_in(pid, "link", "set", "br0", "up")
+    cables.make_bridges(lab)
     lab.name_netns("switch", pid)
-
-
-def port_name(node):
-    return f"p{node['index']}"
-
-
-def bridge_port(node):
-    """What of the node's cable is plugged into the bridge: the far end of its delay, if it has one."""
-    return f"d{node['index']}" if util.alive(node.get("delay")) else port_name(node)
-
-
-def connect(lab, node):
-    """The node's cable into the switch: made inside the two namespaces, never seen on the host."""
-    switch, pid, port = lab.state["switch"]["pid"], node["process"]["pid"], port_name(node)
-    util.ip_in(switch, "link", "del", port, check=False)  # of a life that ended a moment ago
-    util.ip_in(switch, "link", "add", port, "type", "veth", "peer", "name", "up0", "netns", str(pid))
-    util.run(["nsenter", f"--net=/proc/{switch}/ns/net", "ethtool", "-K", port, "tx", "off"])
-    util.ip_in(switch, "link", "set", port, "up")
-    if not node.get("cut"):
-        util.ip_in(switch, "link", "set", port, "master", "br0")
 
 
 def write_config(lab, node):
@@ -72,6 +52,7 @@ def write_config(lab, node):
     check_disk(os.path.join(d, "disks"))
     conf = {
         "node_name": node["name"], "address": node["address"], "state_dir": "/var/lib/cohort", "run_dir": "/run/cohort",
+        "storage_addresses": cables.storage_addresses(lab, node),
         "uplink": "", "control_port": 7700, "storage_port": 7701, "migrate_port": 7702, "api_port": 7443,
         "journal_bytes": lab.state["journal_bytes"], "election_ms": lab.state["election_ms"],
         "disks": [{"name": "disk0", "fast": "/srv/fast", "capacity": "/srv/capacity"}],
@@ -122,7 +103,7 @@ def start(lab, node, timeout=60):
     own = os.stat("/proc/self/ns/net").st_ino
     util.wait_for(lambda: not util.alive(node["process"]) or os.stat(f"/proc/{pid}/ns/net").st_ino != own, 10, "its network")
     try:
-        connect(lab, node)
+        cables.connect(lab, node)
         lab.name_netns(node["name"], pid)
         util.wait_for(lambda: os.path.exists(ready) or not util.alive(node["process"]), timeout, f"{node['name']} to start")
     except (LabError, OSError) as e:
@@ -139,63 +120,22 @@ def node_path(lab):
 
 
 def power_off(lab, node):
-    """Power cut. The cable goes first: a dying kernel would close the node's TCP connections properly, and peers would
+    """Power cut. The cables go first: a dying kernel would close the node's TCP connections properly, and peers would
     learn from that what nobody learns when the power fails. Then the disks stop, so that the dying processes change nothing
     any more. On ordinary directories (no --lossy) what the node had written but not synced survives in the host's page
     cache; that part of a power cut is then not imitated."""
     if not util.alive(node.get("process")):
         raise LabError(f"{node['name']} is off already")
-    switch = lab.state["switch"]["pid"]
-    util.ip_in(switch, "link", "del", port_name(node), check=False)
+    cables.disconnect(lab, node)
     disks.freeze(lab, node)
     util.kill(node["process"])
     disks.cut(lab, node)
     util.kill_and_wait(node["process"])
-    util.kill_and_wait(node.get("delay"))
-    util.ip_in(switch, "link", "del", f"d{node['index']}", check=False)
-    node["delay"] = None
+    cables.end_delays(lab, node)
     lab.unname_netns(node["name"])
     cgroups.remove(lab.id, node["name"])
     node["process"] = None
     lab.save()
-
-
-def cut(lab, node):
-    """Takes the node's cable out of the switch. Its link stays up: nothing tells the node."""
-    node["cut"] = True
-    lab.save()
-    if util.alive(node.get("process")):
-        util.ip_in(lab.state["switch"]["pid"], "link", "set", bridge_port(node), "nomaster")
-
-
-def heal(lab, node):
-    node["cut"] = False
-    lab.save()
-    if util.alive(node.get("process")):
-        util.ip_in(lab.state["switch"]["pid"], "link", "set", bridge_port(node), "master", "br0")
-
-
-def delay(lab, node, ms):
-    """Delays what leaves and what enters the node by `ms` each, until its power is cut; 0 ends it. By a relay in user space
-    (delay.py), because not every kernel has netem."""
-    if not util.alive(node.get("process")):
-        raise LabError(f"{node['name']} is off")
-    switch, port = lab.state["switch"]["pid"], port_name(node)
-    util.kill_and_wait(node.get("delay"))
-    util.ip_in(switch, "link", "del", f"d{node['index']}", check=False)
-    node["delay"] = None
-    if ms:
-        near, far = f"d{node['index']}", f"e{node['index']}"
-        util.ip_in(switch, "link", "set", port, "nomaster")
-        util.ip_in(switch, "link", "add", near, "type", "veth", "peer", "name", far)
-        for dev in (near, far, port):
-            util.run(["nsenter", f"--net=/proc/{switch}/ns/net", "ethtool", "-K", dev, "tx", "off"])
-            util.ip_in(switch, "link", "set", dev, "addrgenmode", "none", "up")
-        argv = ["nsenter", f"--net=/proc/{switch}/ns/net", sys.executable, "-B", DELAY, port, far, str(ms)]
-        node["delay"] = util.identity(util.spawn(argv, os.path.join(lab.node_dir(node), "delay.log"), lab.environment()))
-    lab.save()
-    if not node.get("cut"):
-        util.ip_in(switch, "link", "set", bridge_port(node), "master", "br0")
 
 
 def enter(lab, node, workdir=None):
@@ -211,7 +151,7 @@ def enter(lab, node, workdir=None):
 
 def show_cut_warning(node):
     if node.get("cut"):
-        say(f"note: {node['name']}'s cable is out (deploy/lab heal {node['name']})")
+        say(f"note: {node['name']}: out: {', '.join(node['cut'])} (deploy/lab heal {node['name']})")
 
 
 def daemon_argv(build, override):

@@ -25,7 +25,7 @@ def check_id(lab_id):
 
 
 class Lab:
-    """state: {id, build, nodes: [{name, address, process, cut, api_port}], switch, probe, agent, token, ca_file}."""
+    """state: {id, build, storage_links, nodes: [{name, address, process, cut: [cable], delays: {cable: process}, api_port}], switch, probe, agent, token, ca_file}."""
 
     def __init__(self, lab_id):
         self.id = check_id(lab_id)
@@ -75,7 +75,7 @@ class Lab:
 
     def any_live(self):
         for n in self.live_nodes():
-            if not n.get("cut"):
+            if "up0" not in (n.get("cut") or []):
                 return n
         raise LabError("no node of the lab is up and connected; see: deploy/lab status")
 
@@ -127,7 +127,8 @@ class Lab:
         for n in s.get("nodes", []):
             util.kill_and_wait(n.get("disks"))  # first: a process that waits for a stalled disk cannot be ended
             util.kill_and_wait(n.get("process"))
-            util.kill_and_wait(n.get("delay"))
+            for who in n.get("delays", {}).values():
+                util.kill_and_wait(who)
         for who in (s.get("agent"), s.get("probe", {}).get("process"), s.get("switch")):
             util.kill_and_wait(who)
         for who in self.strays():

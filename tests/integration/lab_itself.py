@@ -7,11 +7,11 @@ import re
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
-from lab import Failure, LabError, TestLab, check, note, skip, state, util, wait_for  # noqa: E402
+from lab import Failure, LabError, TestLab, cables, check, note, skip, state, util, wait_for  # noqa: E402
 
 
-def reaches(lab, a, b):
-    return "1 received" in lab.exec(a, "ping", "-c1", "-W1", lab.node(b)["address"], check_status=False)
+def reaches(lab, a, b, address=None):
+    return "1 received" in lab.exec(a, "ping", "-c1", "-W1", address or lab.node(b)["address"], check_status=False)
 
 
 def ping_ms(lab, a, b):
@@ -42,8 +42,14 @@ def checks(a, b):
     a.command("delay", "n2", "0")
     wait_for(lambda: reaches(a, "n1", "n2"), 10, "the node without delay")
     check(ping_ms(a, "n1", "n2") < 40, "the delay stayed")
+    storage = cables.storage_addresses(a.lab, a.node("n2"))[0]
+    check(reaches(a, "n1", "n2", storage), "the storage link does not work")
+    a.cut("n2", "stor0")
+    check(reaches(a, "n1", "n2") and not reaches(a, "n1", "n2", storage), "not just the storage link is cut")
+    a.heal("n2", "stor0")
+    check(reaches(a, "n1", "n2", storage), "the storage link did not heal")
     a.cut("n2")
-    check(not reaches(a, "n1", "n2"), "a cut node is reached")
+    check(not reaches(a, "n1", "n2") and not reaches(a, "n1", "n2", storage), "a cut node is reached")
     check(reaches(b, "n1", "n2"), "a cut in one lab cut the other")
     a.heal("n2")
     wait_for(lambda: reaches(a, "n1", "n2"), 10, "the healed node")

@@ -25,7 +25,7 @@ import time
 sys.dont_write_bytecode = True
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "deploy"))
-from labkit import api, probe, state, util  # noqa: E402
+from labkit import api, cables, probe, state, util  # noqa: E402, F401
 from labkit.util import LabError  # noqa: E402, F401  (tests import it from here)
 
 LAB = os.path.join(ROOT, "deploy", "lab")
@@ -246,11 +246,11 @@ class TestLab:
     def start(self, node):
         self.command("start", node)
 
-    def cut(self, node):
-        self.command("cut", node)
+    def cut(self, node, link=None):
+        self.command("cut", node, *(["--link", link] if link else []))
 
-    def heal(self, node):
-        self.command("heal", node)
+    def heal(self, node, link=None):
+        self.command("heal", node, *(["--link", link] if link else []))
 
     def probe_on(self, node):
         self.command("probe-on", node)

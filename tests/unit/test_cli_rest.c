@@ -22,6 +22,7 @@
 /* What the rest of the daemon would do. */
 int daemon_become_member(struct daemon *d, struct err *e) { return err_set(e, E_UNAVAIL, "mock"); }
 void daemon_member_conf(struct daemon *d, struct member_conf *c, struct member_disk *disks) { *c = (struct member_conf){.state_dir = d->conf.state_dir}; }
+size_t asan_link_states(struct asan *a, const char *node_id, struct asan_link_state *ret, size_t max) { return 0; }
 char *asan_dump_json(struct asan *a) { return xstrdup("{}"); }
 
 static struct twin w;

@@ -25,10 +25,13 @@ static void test_good(void **state)
     struct conf c;
     struct err e = {0};
     assert_int_equal(load("{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"journal_bytes\":67108864,"
+                          "\"storage_addresses\":[\"198.51.100.11\",\"203.0.113.11\"],"
                           "\"disks\":[{\"name\":\"d0\",\"fast\":\"/srv/f\",\"capacity\":\"/srv/c\"}]}", &c, &e), 0);
     assert_string_equal(c.node_name, "n1");
     assert_int_equal(c.control_port, 7700);
     assert_int_equal(c.n_disks, 1);
+    assert_int_equal(c.n_storage_addresses, 2);
+    assert_string_equal(c.storage_addresses[1], "203.0.113.11");
     assert_string_equal(c.disks[0].capacity, "/srv/c");
     conf_free(&c);
 }
@@ -45,6 +48,12 @@ static void test_bad(void **state)
         {"{\"node_name\":\"../n1\",\"address\":\"192.0.2.11\"}", "node_name"},
         {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"colour\":1}", "colour"},
         {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"api_port\":0}", "api_port"},
+        {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"storage_addresses\":[\"198.51.100.1\",7]}", "storage_addresses\"[1]"},
+        {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"storage_addresses\":[\"0.0.0.0\"]}", "not an IPv4 address"},
+        {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"storage_addresses\":[\"192.0.2.11\"]}", "stands by"},
+        {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"storage_addresses\":[\"198.51.100.1\",\"198.51.100.1\"]}", "twice"},
+        {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"storage_addresses\":[\"198.51.100.1\",\"198.51.100.2\",\"198.51.100.3\","
+         "\"198.51.100.4\",\"198.51.100.5\"]}", "storage_addresses"},
         {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"api_port\":\"x\"}", "api_port"},
         {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"journal_bytes\":17000000}", "journal_bytes"},
         {"{\"node_name\":\"n1\",\"address\":\"192.0.2.11\",\"journal_bytes\":1048576}", "journal_bytes"},

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <signal.h>
@@ -26,6 +27,7 @@
 #define SHARD (16 * MIB)
 #define VOLUME (40 * MIB) /* two shards and a half */
 #define WAIT_MS 30000
+#define LINK "127.0.91." /* the storage links of every node are LINK 1 and LINK 2; they differ by port */
 
 static uv_loop_t loop;
 static struct mailbox mailbox;
@@ -116,7 +118,7 @@ static void start_engine(int i)
     path(capacity, sizeof capacity, "capacity%d", i);
     struct asan_conf c = {.db = db, .node_id = node[i], .cluster_uuid = cluster, .tls = {ca, cert, key},
                           .listen_address = "127.0.0.1", .port = port[i], .n_disks = 1, .journal_bytes = 16 * MIB,
-                          .disks = {{disk[i], "d0", fast, capacity}}};
+                          .disks = {{disk[i], "d0", fast, capacity}}, .links = {LINK "1", LINK "2"}, .n_links = 2};
     int rc = asan_start(&c, &engine[i], &e);
     if (rc)
         fail_msg("engine %d: %s", i, e.msg);
@@ -455,6 +457,85 @@ static void test_owner_moves(void **state)
     check_all(0);
 }
 
+/* Both ends of each connection over the link see its end, with whatever was on its way. */
+static int cut_link(const char *address)
+{
+    int n = 0;
+    for (int fd = 3; fd < 1024; fd++) {
+        struct sockaddr_in a;
+        socklen_t len = sizeof a;
+        if (getpeername(fd, (struct sockaddr *)&a, &len) || a.sin_family != AF_INET || a.sin_addr.s_addr != inet_addr(address))
+            continue;
+        shutdown(fd, SHUT_RDWR);
+        n++;
+    }
+    return n;
+}
+
+static int64_t generations(void)
+{
+    int64_t sum = 0;
+    for (size_t i = 0; i < cdb_shard_count(view()); i++)
+        if (!strcmp(cdb_shard_at(view(), i)->volume, volume))
+            sum += cdb_shard_at(view(), i)->generation;
+    return sum;
+}
+
+static bool links_up(int n)
+{
+    for (int i = 0; i < NODES; i++) {
+        struct asan_link_state s[ASAN_LINKS_MAX + 1];
+        size_t k = asan_link_states(engine[i], node[(i + 1) % NODES], s, 5);
+        int up = 0;
+        for (size_t l = 0; l < k; l++)
+            up += s[l].up;
+        if (k != 3 || up != n)
+            return false;
+    }
+    return true;
+}
+
+/* Many writes at once spread over two links and the stand-by's; links end again and again, never all of a node's at once:
+ * no replica leaves its in-sync set, nothing is lost or done twice. */
+static void test_links(void **state)
+{
+    (void)state;
+    enum { N = 48, LEN = 512 << 10 };
+    static struct io k[N];
+    uint8_t *data = malloc((size_t)N * LEN);
+    const char *both[] = {LINK "1", LINK "2"};
+    struct cdb_txn *t = cdb_txn_new();
+    for (int i = 0; i < NODES; i++)
+        cdb_txn_set_strs(t, CDB_T_NODE, node[i], CDB_NODE_storage_addresses, 2, both);
+    commit(t);
+    WAIT_FOR(links_up(3));
+    make_volume(0);
+    write_random(0, 30);
+    WAIT_FOR(in_sync() == 3);
+    int64_t before = generations();
+    for (int round = 0; round < 12; round++) {
+        for (int i = 0; i < N; i++) {
+            uint32_t at = rnd(VOLUME / LEN * 2 - 1) * (LEN / 2); /* many on top of each other */
+            memset(data + (size_t)i * LEN, (int)rnd(256), LEN);
+            io_begin(&k[i], 0, ASAN_WRITE, at, LEN, data + (size_t)i * LEN);
+            memcpy(model + at, data + (size_t)i * LEN, LEN);
+        }
+        WAIT_FOR(k[rnd(4)].done);
+        assert_true(cut_link(both[round % 2]) > 0);
+        for (int i = 0; i < N; i++)
+            WAIT_FOR(k[i].done && k[i].io.status == 0);
+        WAIT_FOR(links_up(3));
+    }
+    check_all(0);
+    assert_int_equal(in_sync(), 3);
+    assert_int_equal(generations(), before);
+    assert_false(dump_has(0, "\"repeated\":0,"));
+    assert_false(dump_has(1, "\"came_early\":0,") && dump_has(2, "\"came_early\":0,"));
+    move_owner(1);
+    check_all(1);
+    free(data);
+}
+
 static void test_lease(void **state)
 {
     (void)state;
@@ -617,6 +698,7 @@ int main(void)
         cmocka_unit_test(test_overlap_order),
         cmocka_unit_test(test_replica_lost_and_back),
         cmocka_unit_test(test_owner_moves),
+        cmocka_unit_test(test_links),
         cmocka_unit_test(test_lease),
         cmocka_unit_test(test_claim_and_sealed),
         cmocka_unit_test(test_wiped_disk),

@@ -65,6 +65,8 @@ static void on_tick(uv_timer_t *t)
     lease_check(a);
     view_barrier(a);
     disks_tick(a);
+    peers_tick(a);
+    host_tick(a);
     own_tick(a);
     resync_tick(a);
     front_tick(a);
@@ -286,6 +288,12 @@ static int open_all(struct asan *a, const struct asan_conf *c, struct err *e)
         return rc;
     }
     a->port = rpc_server_port(a->server);
+    struct rpc_server *also;
+    for (int i = 0; i < a->n_links; i++)
+        if ((rc = rpc_listen_early(a->rpc, a->link_address[i], a->port, &also, e))) {
+            err_wrap(e, "storage link");
+            return rc;
+        }
     rc = front_open(a, c->nbd_socket, e);
     if (rc) {
         err_wrap(e, "NBD socket");
@@ -341,6 +349,9 @@ static void free_asan(struct asan *a)
     free(a->gdisk);
     htab_destroy(&a->volumes);
     free(a->cluster_uuid);
+    for (int i = 0; i < a->n_links; i++)
+        free(a->link_address[i]);
+    free(a->links);
     pthread_mutex_destroy(&a->lock);
     pthread_cond_destroy(&a->cond);
     free(a);
@@ -348,17 +359,21 @@ static void free_asan(struct asan *a)
 
 int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err *e)
 {
-    if (conf->n_disks > ASAN_DISKS_MAX || strlen(conf->node_id) != ID_LEN)
+    if (conf->n_disks > ASAN_DISKS_MAX || conf->n_links > ASAN_LINKS_MAX || strlen(conf->node_id) != ID_LEN)
         return err_set(e, E_INVAL, "storage: bad node id or more than %d disks", ASAN_DISKS_MAX);
     struct asan *a = xcalloc(1, sizeof *a);
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->cond, NULL);
     TAILQ_INIT(&a->laters);
     TAILQ_INIT(&a->unknown);
+    TAILQ_INIT(&a->earlies);
     htab_init(&a->volumes);
     memcpy(a->node_id, conf->node_id, ID_LEN + 1);
     a->cluster_uuid = xstrdup(conf->cluster_uuid);
     a->journal_bytes = conf->journal_bytes;
+    a->n_links = conf->n_links;
+    for (int i = 0; i < a->n_links; i++)
+        a->link_address[i] = xstrdup(conf->links[i]);
     a->n_disks = conf->n_disks;
     for (int i = 0; i < conf->n_disks; i++) {
         struct ldisk *d = &a->disk[i];

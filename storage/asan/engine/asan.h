@@ -20,6 +20,7 @@
 struct asan;
 
 #define ASAN_DISKS_MAX 16
+#define ASAN_LINKS_MAX 4
 
 struct asan_disk_conf {
     const char *id;            /* of its row in Disk, which must exist or come */
@@ -30,7 +31,9 @@ struct asan_conf { /* copied */
     struct cdb *db;            /* must outlive it */
     const char *node_id, *cluster_uuid;
     struct rpc_tls_files tls;
-    const char *listen_address;
+    const char *listen_address;      /* the cluster address: stands by while a storage link works */
+    const char *links[ASAN_LINKS_MAX]; /* storage links of this node; they may be down when we start */
+    int n_links;
     uint16_t port;             /* storage port; 0 = any (tests), see asan_port() */
     struct asan_disk_conf disks[ASAN_DISKS_MAX];
     int n_disks;
@@ -93,7 +96,17 @@ void asan_io(struct asan *a, struct asan_io *io);
 
 /* ---- looking at it ---- */
 
-/* JSON text, malloc'ed; waits briefly. {"lease":bool,"disks":[…],"peers":[…],"volumes":[{"id","name","epoch","state",
+/* The storage links as seen from this node. */
+struct asan_link_state {
+    char node[ID_LEN + 1], address[64];
+    bool standby;              /* the node's cluster address: used while no other link works */
+    bool up;
+};
+/* Copies up to `max` links to `node_id`; returns how many there are. Does not wait. */
+size_t asan_link_states(struct asan *a, const char *node_id, struct asan_link_state *ret, size_t max);
+
+/* JSON text, malloc'ed; waits briefly. {"lease":bool,"disks":[…],"peers":[{"node","connected","links":[…]}…],
+ * "repeated":n,"came_early":n,"volumes":[{"id","name","epoch","state",
  * "parked","requests","shards":[{"index","state","isr","replicas","parked","waiting","writing","joining","join_done",
  * "join_total"}…]}…]} */
 char *asan_dump_json(struct asan *a);

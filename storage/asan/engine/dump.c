@@ -99,10 +99,15 @@ char *dump_json(struct asan *a)
     disks(a, &b);
     buf_printf(&b, "],\"peers\":[");
     LIST_FOREACH (p, &a->peers, entry) {
-        buf_printf(&b, "%s{\"node\":\"%s\",\"connected\":%s}", sep, p->node, p->connected ? "true" : "false");
+        buf_printf(&b, "%s{\"node\":\"%s\",\"connected\":%s,\"links\":[", sep, p->node, p->connected ? "true" : "false");
+        for (int i = 0; i < p->n_links; i++)
+            buf_printf(&b, "%s{\"address\":\"%s\",\"standby\":%s,\"up\":%s,\"out_bytes\":%" PRIu64 "}", i ? "," : "",
+                       p->link[i]->address, p->link[i]->standby ? "true" : "false", p->link[i]->up ? "true" : "false",
+                       p->link[i]->out_bytes);
+        buf_printf(&b, "]}");
         sep = ",";
     }
-    buf_printf(&b, "],\"volumes\":[");
+    buf_printf(&b, "],\"repeated\":%" PRIu64 ",\"came_early\":%" PRIu64 ",\"volumes\":[", a->repeated, a->came_early);
     sep = "";
     HTAB_FOR_EACH (n, &a->volumes) {
         const struct volume *v = container_of(n, struct volume, node);

@@ -5,6 +5,7 @@
 #include "base/crc32c.h"
 #include "storage/asan/engine/priv.h"
 
+#define EARLY_MS 5000 /* as long as a call waits for its answer */
 #define RESERVE_BYTES (64u << 20) /* refused before the store is full: a write that fails inside would make a hole */
 
 static uint64_t key(const struct store_shard_id *id)
@@ -35,6 +36,7 @@ static struct rshard *get(struct ldisk *d, const struct store_shard_id *id)
     rs->disk = d;
     rs->id = *id;
     TAILQ_INIT(&rs->waiting);
+    TAILQ_INIT(&rs->early);
     rs->shard_bytes = info.exists ? info.shard_bytes : 0;
     replica_init(&rs->core, &info);
     htab_insert(&d->shards, &rs->node, key(id));
@@ -286,10 +288,75 @@ static bool inside(const struct rshard *rs, const struct repl_msg *m)
     return true;
 }
 
-void host_request(struct ldisk *d, const struct store_shard_id *id, bool sealed, struct hreq *h)
+/* ---- writes that came before their predecessors ---- */
+
+static void early_keep(struct hreq *h)
+{
+    struct hreq *at;
+    h->early_ms = now_ms();
+    h->a->came_early++;
+    TAILQ_INSERT_TAIL(&h->a->earlies, h, early_entry);
+    TAILQ_FOREACH_REVERSE (at, &h->rs->early, hreq_list, entry)
+        if (at->m.seq <= h->m.seq) {
+            TAILQ_INSERT_AFTER(&h->rs->early, at, h, entry);
+            return;
+        }
+    TAILQ_INSERT_HEAD(&h->rs->early, h, entry);
+}
+
+static void early_take(struct hreq *h)
+{
+    TAILQ_REMOVE(&h->rs->early, h, entry);
+    TAILQ_REMOVE(&h->a->earlies, h, early_entry);
+    h->early_ms = 0;
+}
+
+static void judge(struct hreq *h, bool sealed);
+
+/* After each change of the chain: those whose turn has come, and those whose session is over, which judge() refuses. */
+static void early_run(struct rshard *rs)
+{
+    struct hreq *h;
+    uint64_t incarnation = own_incarnation(rs->disk);
+    while ((h = TAILQ_FIRST(&rs->early)) && !replica_early(&rs->core, &h->m, incarnation)) {
+        early_take(h);
+        judge(h, false);
+    }
+}
+
+/* A predecessor that never comes: the owner is gone, or has lost the link that carried it and begins anew. */
+void host_tick(struct asan *a)
+{
+    struct hreq *h;
+    while ((h = TAILQ_FIRST(&a->earlies)) && now_ms() - h->early_ms >= EARLY_MS) {
+        early_take(h);
+        answer(h, E_PROTO, h->rs->core.last_seq);
+    }
+}
+
+static void judge(struct hreq *h, bool sealed)
 {
     int status = E_UNAVAIL;
     uint64_t detail = 0;
+    struct rshard *rs = h->rs;
+    bool data = h->m.kind == REPL_WRITE || h->m.kind == REPL_COPY;
+    bool room = !data || h->m.zero || has_room(rs->disk);
+    switch (replica_judge(&rs->core, &h->m, own_incarnation(rs->disk), sealed, room, &h->ticket, &h->wait, &status, &detail)) {
+    case REPLICA_ACCEPT:
+        accepted(h);
+        break;
+    case REPLICA_WAIT:
+        TAILQ_INSERT_TAIL(&rs->waiting, h, entry);
+        release(rs);
+        break;
+    case REPLICA_REFUSE:
+        answer_later(h, status, detail);
+        break;
+    }
+}
+
+void host_request(struct ldisk *d, const struct store_shard_id *id, bool sealed, struct hreq *h)
+{
     h->a = d->a;
     if (d->state == LD_FAILED) {
         answer_later(h, E_IO, 0);
@@ -306,20 +373,13 @@ void host_request(struct ldisk *d, const struct store_shard_id *id, bool sealed,
         answer_later(h, rs->shard_bytes ? E_INVAL : E_NOTFOUND, 0);
         return;
     }
-    bool data = h->m.kind == REPL_WRITE || h->m.kind == REPL_COPY;
-    bool room = !data || h->m.zero || has_room(d);
-    switch (replica_judge(&rs->core, &h->m, own_incarnation(d), sealed, room, &h->ticket, &h->wait, &status, &detail)) {
-    case REPLICA_ACCEPT:
-        accepted(h);
-        break;
-    case REPLICA_WAIT:
-        TAILQ_INSERT_TAIL(&rs->waiting, h, entry);
-        release(rs);
-        break;
-    case REPLICA_REFUSE:
-        answer_later(h, status, detail);
-        break;
+    if (replica_early(&rs->core, &h->m, own_incarnation(d))) {
+        early_keep(h);
+        return;
     }
+    judge(h, sealed);
+    if (!TAILQ_EMPTY(&rs->early))
+        early_run(rs);
 }
 
 static void forget(struct rshard *rs)
@@ -329,6 +389,10 @@ static void forget(struct rshard *rs)
         TAILQ_REMOVE(&rs->waiting, h, entry);
         answer(h, E_UNAVAIL, 0);
     }
+    while ((h = TAILQ_FIRST(&rs->early))) {
+        early_take(h);
+        answer(h, E_UNAVAIL, 0);
+    }
     htab_remove(&rs->disk->shards, &rs->node);
     free(rs);
 }
@@ -336,7 +400,7 @@ static void forget(struct rshard *rs)
 void host_forget(struct ldisk *d, const struct store_shard_id *id)
 {
     struct rshard *rs = find(d, id);
-    if (rs && TAILQ_EMPTY(&rs->waiting) && TAILQ_EMPTY(&rs->core.writes))
+    if (rs && TAILQ_EMPTY(&rs->waiting) && TAILQ_EMPTY(&rs->early) && TAILQ_EMPTY(&rs->core.writes))
         forget(rs);
 }
 

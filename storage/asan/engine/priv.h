@@ -36,12 +36,27 @@ struct later { /* runs on a later turn of the loop; ends recursion between callb
     TAILQ_ENTRY(later) entry;
 };
 
+struct plink { /* one connection to a node: to one of its storage addresses, or to its cluster address as a stand-by */
+    struct peer *p;              /* NULL: closed, lives on for its calls */
+    char address[64];
+    bool standby, up;
+    struct rpc_peer *rpc;
+    unsigned refs;               /* p's, and one per call on its way */
+    uint64_t out_bytes;          /* of calls on their way */
+    struct rpc_call ping;
+    bool pinging;
+    uint64_t ping_ms, answered_ms; /* uv_now(): the last ping sent; when the last one that was answered was sent */
+    uint64_t down_ms;            /* now_ms() */
+    bool reported;               /* down, and people know */
+};
+
 struct peer {
     struct asan *a;
-    char node[ID_LEN + 1], address[64];
+    char node[ID_LEN + 1];
     uint16_t port;
-    struct rpc_peer *rpc;
-    bool connected, seen;
+    bool connected, seen;        /* over any of its links */
+    int n_links;
+    struct plink *link[ASAN_LINKS_MAX + 1];
     LIST_ENTRY(peer) entry;
 };
 
@@ -66,13 +81,16 @@ struct ldisk { /* a disk of this node */
     struct htab shards;          /* struct rshard */
 };
 
+TAILQ_HEAD(hreq_list, hreq);
+
 struct rshard { /* a replica of a shard on a local disk */
     struct htab_node node;
     struct ldisk *disk;
     struct store_shard_id id;
     uint64_t shard_bytes;        /* 0 = not made yet */
     struct replica core;
-    TAILQ_HEAD(, hreq) waiting;  /* answers that wait for durability */
+    struct hreq_list waiting;    /* answers that wait for durability */
+    struct hreq_list early;      /* writes that overtook others on another link; ascending seq */
 };
 
 /* Bytes that the answer of a REPL_READ carries. */
@@ -91,6 +109,7 @@ struct hreq {
     struct replica_ticket ticket;
     uint64_t wait;
     bool fenced, queued;
+    uint64_t early_ms;           /* since when it is early; 0 = it is not */
     struct repl_answer ans;      /* for an answer given later */
     struct later later;
     union {
@@ -103,6 +122,7 @@ struct hreq {
     struct store_version *versions;
     struct store_tail_rec *tail;
     TAILQ_ENTRY(hreq) entry;
+    TAILQ_ENTRY(hreq) early_entry; /* asan's list */
 };
 
 struct shard {
@@ -194,6 +214,8 @@ struct asan {
     struct err start_err;
     const struct asan_conf *start_conf;
     uint16_t port;
+    struct asan_link_state *links; /* under `lock`: what asan_link_states() tells */
+    size_t n_link_states;
 
     /* I/O thread */
     uv_loop_t loop;
@@ -203,6 +225,11 @@ struct asan {
     struct cdb_link *link;
     struct rpc_env *rpc;
     struct rpc_server *server;
+    char *link_address[ASAN_LINKS_MAX];
+    int n_links;
+    uint64_t repeated, came_early; /* counts: messages sent again over another link; writes that overtook others */
+    uint64_t links_ms;           /* when links were looked after last */
+    struct hreq_list earlies;    /* all early writes, oldest first */
     char node_id[ID_LEN + 1], *cluster_uuid;
     uint64_t journal_bytes;
     struct ldisk disk[ASAN_DISKS_MAX];
@@ -240,6 +267,9 @@ struct volume *volume_find_name(struct asan *a, const char *name);
 void peers_update(struct asan *a, const struct cdb_view *v);
 struct peer *peer_find(struct asan *a, const char *node);
 bool gdisk_up(struct asan *a, const struct gdisk *g);
+void peers_tick(struct asan *a);
+struct plink *plink_pick(const struct peer *p, uint64_t key); /* NULL: none is up. Spreads requests; `key` names the shard */
+void plink_unref(struct plink *l);
 void peers_close(struct asan *a);
 void disk_conn(struct asan *a, const char *node, bool up); /* tells the cores */
 
@@ -251,6 +281,7 @@ void disks_close(struct asan *a);
 
 /* host.c */
 void host_request(struct ldisk *d, const struct store_shard_id *id, bool sealed, struct hreq *h);
+void host_tick(struct asan *a);
 void host_forget(struct ldisk *d, const struct store_shard_id *id);
 void host_close(struct ldisk *d);
 
@@ -261,8 +292,8 @@ bool shard_sealed(struct asan *a, const char *volume_id);
 /* link.c: sends to the replica of (volume, index) on disk `g`; `done` later, never inside the call. */
 struct lcall;
 typedef void lcall_done(void *arg, const struct repl_answer *ans);
-void link_send(struct asan *a, struct gdisk *g, const char *volume_id, const struct id *bin, uint32_t index,
-               const struct repl_msg *m, bool sealed, lcall_done *done, void *arg);
+void link_send(struct asan *a, struct gdisk *g, const struct id *volume, uint32_t index, const struct repl_msg *m, bool sealed,
+               lcall_done *done, void *arg);
 
 /* shard.c */
 struct shard *shard_get(struct volume *v, uint32_t index);  /* opens its core */

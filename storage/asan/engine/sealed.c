@@ -74,7 +74,7 @@ void sealed_read(struct part *p)
     s->bit = best_bit;
     struct repl_msg m = {.kind = REPL_READ, .incarnation = best->incarnation, .offset = p->op.offset, .length = p->op.length,
                          .map = p->op.map};
-    link_send(a, best, v->id, &v->bin, p->shard, &m, true, answered, s);
+    link_send(a, best, &v->bin, p->shard, &m, true, answered, s);
 }
 
 void sealed_tick(struct volume *v)

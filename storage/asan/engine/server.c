@@ -1,7 +1,7 @@
 /* Replica side for peers: RPC_STORE_* to host.c. Each handler checks its message once, before anything else looks at it. */
 #include <stdlib.h>
 #include <string.h>
-#include "base/crc32c.h"
+#include "proto/control.pb-c.h"
 #include "storage/asan/engine/priv.h"
 
 #define SHARD_MAX_BYTES (64ULL << 30)
@@ -251,8 +251,16 @@ static void on_commit(struct rpc_req *req, void *arg)
     host_request(d, &id, false, h);
 }
 
+/* Links are told from nodes by it: see peers.c. */
+static void on_ping(struct rpc_req *req, void *arg)
+{
+    (void)arg;
+    rpc_reply(req, NULL, NULL, 0, 0);
+}
+
 void server_register(struct asan *a)
 {
+    rpc_handle(a->rpc, RPC_PING, &cohort__control__ping__descriptor, 0, on_ping, a);
     rpc_handle(a->rpc, RPC_STORE_FENCE, &cohort__storage__fence_req__descriptor, 0, on_fence, a);
     rpc_handle(a->rpc, RPC_STORE_WRITE, &cohort__storage__write_req__descriptor, STORE_WRITE_MAX, on_write, a);
     rpc_handle(a->rpc, RPC_STORE_READ, &cohort__storage__read_req__descriptor, 0, on_read, a);

@@ -65,7 +65,7 @@ static void env_send(void *arg, uint32_t disk, const struct repl_msg *m)
     struct shard *s = arg;
     struct asan *a = s->v->a;
     assert(disk < a->n_gdisks);
-    link_send(a, a->gdisk[disk], s->v->id, &s->v->bin, s->index, m, false, answered, ref_new(s, disk));
+    link_send(a, a->gdisk[disk], &s->v->bin, s->index, m, false, answered, ref_new(s, disk));
 }
 
 /* ---- transactions ---- */

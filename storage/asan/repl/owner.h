@@ -71,7 +71,8 @@ struct owner_txn {
 
 struct owner_env {
     /* Sends `m` to the replica on `disk`. Exactly one owner_answer() follows (E_DISCONN when the connection ends), unless
-     * owner_conn(false) comes first. Frames to one disk keep their order within a connection. */
+     * owner_conn(false) comes first. WRITEs reach the replica in order of seq, or its host puts them in order
+     * (replica_early). All but FENCE and COPY may be delivered more than once within a session. */
     void (*send)(void *arg, uint32_t disk, const struct repl_msg *m);
     /* Makes the shard's row: chooses disks, conditioned on the epoch. Answer: owner_created(). */
     void (*create)(void *arg);

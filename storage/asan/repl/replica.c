@@ -89,6 +89,12 @@ enum replica_verdict replica_judge(struct replica *r, const struct repl_msg *m, 
     return REPLICA_ACCEPT;
 }
 
+bool replica_early(const struct replica *r, const struct repl_msg *m, uint64_t incarnation)
+{
+    return m->kind == REPL_WRITE && m->incarnation == incarnation && !r->failed && r->session && m->epoch == r->epoch &&
+           m->session == r->session && m->prev_seq > r->last_seq;
+}
+
 void replica_written(struct replica *r, struct replica_ticket *t, int status)
 {
     assert(!t->done);

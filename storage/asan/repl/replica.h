@@ -51,6 +51,10 @@ enum replica_verdict {
  * make a hole in the chain. */
 enum replica_verdict replica_judge(struct replica *r, const struct repl_msg *m, uint64_t incarnation, bool sealed, bool room,
                                    struct replica_ticket *t, uint64_t *ret_wait, int *ret_status, uint64_t *ret_detail);
+/* A WRITE of the current session whose predecessor has not come yet: with several links to the owner a frame may overtake
+ * another. The caller keeps it and judges it once last_seq has reached its prev_seq; when the session ends it is refused.
+ * Judged at once it would be refused as a gap. */
+bool replica_early(const struct replica *r, const struct repl_msg *m, uint64_t incarnation);
 /* The store ended the write of `t`. After a failure nothing more is accepted. */
 void replica_written(struct replica *r, struct replica_ticket *t, int status);
 /* Highest ticket so that it and all before are durable. */
