@@ -24,7 +24,7 @@ int image_file_parse(const char *text, struct image_file *ret_file, struct err *
 {
     struct image_file f;
     char *end;
-    int rc = err_set(e, E_INVAL, "image file \"%.80s\": must be offset,length,sha256", text);
+    int rc = err_set(e, E_INVAL, "image file \"%.80s\": must be offset,length,sha256 or offset,length,?sha256", text);
     if (!isdigit((unsigned char)text[0]))
         return rc;
     errno = 0;
@@ -32,11 +32,16 @@ int image_file_parse(const char *text, struct image_file *ret_file, struct err *
     if (*end != ',' || !isdigit((unsigned char)end[1]))
         return rc;
     f.length = strtoull(end + 1, &end, 10);
-    if (errno || *end != ',' || strlen(end + 1) != 64 || strspn(end + 1, "0123456789abcdef") != 64)
+    if (errno || *end != ',')
+        return rc;
+    f.complete = *++end != '?';
+    end += !f.complete;
+    size_t digits = strlen(end);
+    if ((digits != 64 && (f.complete || digits)) || strspn(end, "0123456789abcdef") != digits)
         return rc;
     if (f.offset % SECTOR != 0 || f.length > UINT64_MAX - f.offset - SECTOR)
         return err_set(e, E_INVAL, "image file \"%.80s\": offset is no multiple of %u, or too long", text, SECTOR);
-    memcpy(f.sha256, end + 1, 65);
+    memcpy(f.sha256, end, digits + 1);
     if (e)
         *e = (struct err){0};
     *ret_file = f;
@@ -45,7 +50,7 @@ int image_file_parse(const char *text, struct image_file *ret_file, struct err *
 
 void image_file_format(const struct image_file *f, char ret_text[112])
 {
-    snprintf(ret_text, 112, "%llu,%llu,%s", (unsigned long long)f->offset, (unsigned long long)f->length, f->sha256);
+    snprintf(ret_text, 112, "%llu,%llu,%s%s", (unsigned long long)f->offset, (unsigned long long)f->length, f->complete ? "" : "?", f->sha256);
 }
 
 struct image_fetch {

@@ -16,9 +16,11 @@
 
 struct image_file {
     uint64_t offset, length; /* bytes within the volume */
-    char sha256[65];         /* lower-case hex */
+    bool complete;           /* its bytes are in the volume */
+    char sha256[65];         /* lower-case hex: of what is there, or what is expected ("": anything) while it is not */
 };
-/* "offset,length,sha256" as in Image.files. E_INVAL. */
+/* "offset,length,sha256" as in Image.files; while the file is being imported the last part is "?" and the sum that is
+ * expected, or only "?". E_INVAL. */
 MUST_CHECK int image_file_parse(const char *text, struct image_file *ret_file, struct err *e);
 /* Into at least 112 bytes. */
 void image_file_format(const struct image_file *f, char ret_text[112]);

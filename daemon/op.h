@@ -14,7 +14,7 @@ struct op {
     bool (*happened)(const struct op *op, const struct cdb_view *v);
     op_done *done;
     void *arg;
-    char id[ID_LEN + 1]; /* of the row made (fresh at allocation) or, set by build, changed */
+    char id[ID_LEN + 1 + 15 + 1]; /* (a port's is its network's, "/" and the address) of the row made (fresh at allocation) or, set by build, changed */
     /* the loop's own */
     uv_timer_t timer;
     const struct cdb_view *built_on;

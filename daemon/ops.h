@@ -75,10 +75,6 @@ MUST_CHECK int op_image_file_done(struct ops *o, const char *image_id, const cha
 void op_image_progress(struct ops *o, const char *image_id, int64_t done_bytes, bool *ret_cancel);
 MUST_CHECK int op_image_fail(struct ops *o, const char *image_id, const char *why, op_done *done, void *arg, struct err *e);
 MUST_CHECK int op_image_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
-/* Parses Image.files' "offset,length,sha256"; false if it is damaged. `ret_sha256` at least 65 bytes, "" while the file is
- * not there: then the last part is empty or "?" and the checksum that is expected (image_file_expected). */
-bool ops_image_file_parse(const char *text, int64_t *ret_offset, int64_t *ret_length, char *ret_sha256);
-const char *image_file_expected(const char *text); /* NULL if none */
 
 /* ---- machines ---- */
 

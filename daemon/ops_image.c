@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
+#include "compute/image.h"
 #include "daemon/jin.h"
 #include "daemon/op.h"
 #include "daemon/daemon.h"
@@ -14,32 +15,6 @@
 #define ALIGN INT64_C(4096)
 
 static int64_t align_up(int64_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
-
-bool ops_image_file_parse(const char *text, int64_t *ret_offset, int64_t *ret_length, char *ret_sha256)
-{
-    int end = 0;
-    char sha[65] = "";
-    if (sscanf(text, "%" SCNd64 ",%" SCNd64 ",%n", ret_offset, ret_length, &end) != 2 || end == 0)
-        return false;
-    size_t n = strlen(text + end);
-    bool expected = text[end] == '?';
-    if (expected) {
-        end++;
-        n--;
-    }
-    if ((n != 0 && n != 64) || strspn(text + end, "0123456789abcdef") != n || *ret_offset < 0 || *ret_length < 0)
-        return false;
-    if (!expected)
-        memcpy(sha, text + end, n);
-    memcpy(ret_sha256, sha, sizeof sha);
-    return true;
-}
-
-const char *image_file_expected(const char *text)
-{
-    const char *q = strchr(text, '?');
-    return q ? q + 1 : NULL;
-}
 
 struct create {
     struct op op;
@@ -107,7 +82,7 @@ static int build_create(struct op *op, const struct cdb_view *v, struct cdb_txn 
     struct create *c = (struct create *)op;
     const struct image_spec *s = c->spec;
     int64_t total = 0, at = 0, payload = 0;
-    char vol_name[80], text[IMAGE_FILES_MAX][128];
+    char vol_name[80], text[IMAGE_FILES_MAX][112];
     char *keys[IMAGE_FILES_MAX], *values[IMAGE_FILES_MAX];
     int rc = check(s, &total, e);
     if (rc != E_OK)
@@ -120,8 +95,9 @@ static int build_create(struct op *op, const struct cdb_view *v, struct cdb_txn 
     if (rc != E_OK)
         return rc;
     for (int i = 0; i < s->n_files; i++) {
-        snprintf(text[i], sizeof text[i], "%" PRId64 ",%" PRId64 ",%s%s", at, s->files[i].size_bytes, s->files[i].sha256 ? "?" : "",
-                 s->files[i].sha256 ? s->files[i].sha256 : "");
+        struct image_file f = {.offset = (uint64_t)at, .length = (uint64_t)s->files[i].size_bytes};
+        snprintf(f.sha256, sizeof f.sha256, "%s", s->files[i].sha256 ? s->files[i].sha256 : "");
+        image_file_format(&f, text[i]);
         keys[i] = (char *)(uintptr_t)s->files[i].name;
         values[i] = text[i];
         at += align_up(s->files[i].size_bytes);
@@ -203,23 +179,23 @@ static int build_file_done(struct op *op, const struct cdb_view *v, struct cdb_t
     const struct cdb_volume *vol = cdb_volume_get(v, img->volume);
     if (!vol)
         return err_set(e, E_NOTFOUND, "image %s: its volume is gone", img->name);
-    char text[IMAGE_FILES_MAX][128], sha[65];
+    char text[IMAGE_FILES_MAX][112];
     char *keys[IMAGE_FILES_MAX], *values[IMAGE_FILES_MAX];
     bool complete = true;
-    int64_t off, len, done = 0;
+    int64_t done = 0;
     if (img->files.n > IMAGE_FILES_MAX)
         return err_set(e, E_CORRUPT, "image %s: too many files", img->name);
     for (size_t i = 0; i < img->files.n; i++) {
-        if (!ops_image_file_parse(img->files.v[i], &off, &len, sha))
-            return err_set(e, E_CORRUPT, "image %s: damaged row", img->name);
-        if (strcmp(img->files.k[i], s->file) == 0)
-            snprintf(sha, sizeof sha, "%.64s", s->sha256);
-        complete = complete && *sha;
-        done += *sha ? len : 0;
-        if (*sha)
-            snprintf(text[i], sizeof text[i], "%" PRId64 ",%" PRId64 ",%s", off, len, sha);
-        else
-            snprintf(text[i], sizeof text[i], "%s", img->files.v[i]);
+        struct image_file f;
+        if (image_file_parse(img->files.v[i], &f, e))
+            return E_CORRUPT;
+        if (strcmp(img->files.k[i], s->file) == 0) {
+            snprintf(f.sha256, sizeof f.sha256, "%.64s", s->sha256);
+            f.complete = true;
+        }
+        complete = complete && f.complete;
+        done += f.complete ? (int64_t)f.length : 0;
+        image_file_format(&f, text[i]);
         keys[i] = img->files.k[i];
         values[i] = text[i];
     }

@@ -23,7 +23,7 @@ static int build_create(struct op *op, const struct cdb_view *v, struct cdb_txn 
 {
     struct create *c = (struct create *)op;
     const struct port_spec *s = c->spec;
-    char ip[16], id[80];
+    char ip[16], *id = op->id;
     int rc = jin_name_check("port", s->name, e);
     if (rc != E_OK)
         return rc;
@@ -35,7 +35,7 @@ static int build_create(struct op *op, const struct cdb_view *v, struct cdb_txn 
     rc = net_pick_ip(v, n, NULL, 0, ip, e);
     if (rc != E_OK)
         return rc;
-    snprintf(id, sizeof id, "%.36s/%.15s", n->id, ip); /* unique per address, as in ops_vm.c */
+    snprintf(id, sizeof op->id, "%.36s/%.15s", n->id, ip); /* unique per address, as in ops_vm.c */
     cdb_txn_require_exists(t, CDB_T_NETWORK, n->id);
     cdb_txn_require_absent(t, CDB_T_PORT, id);
     cdb_txn_insert(t, CDB_T_PORT, id);

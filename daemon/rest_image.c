@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/htab.h"
 #include "base/log.h"
+#include "compute/image.h"
 #include "daemon/image_io.h"
 #include "daemon/rest.h"
 
@@ -238,19 +239,18 @@ static int prepare(struct rest_req *rq, struct upload *u, struct err *e)
 {
     const struct cdb_view *v = ops_view(rq->r->ops, e);
     const struct cdb_image *img = v ? ops_find(v, CDB_T_IMAGE, "image", rq->arg[0], e) : NULL;
-    int64_t off, len;
-    char sha[65];
+    struct image_file f;
     if (!v || !img)
         return v ? E_NOTFOUND : E_UNAVAIL;
     if (strcmp(img->state, "importing") != 0)
         return err_set(e, E_BUSY, "image %s is %s and takes no more files\nto import anew delete it first: cohort image delete %s", img->name, img->state, img->name);
     const char *text = cdb_smap_get(&img->files, rq->arg[1]);
-    if (!text || !ops_image_file_parse(text, &off, &len, sha))
+    if (!text || image_file_parse(text, &f, e))
         return err_set(e, E_NOTFOUND, "image %s has no file \"%.40s\"", img->name, rq->arg[1]);
-    if (*sha)
+    if (f.complete)
         return err_set(e, E_EXISTS, "image %s has the file %s already", img->name, rq->arg[1]);
-    if (rq->http->content_length != len)
-        return err_set(e, E_INVAL, "file %s was announced with %" PRId64 " bytes; this request's Content-Length is %" PRId64, rq->arg[1], len, rq->http->content_length);
+    if (rq->http->content_length != (int64_t)f.length)
+        return err_set(e, E_INVAL, "file %s was announced with %" PRId64 " bytes; this request's Content-Length is %" PRId64, rq->arg[1], (int64_t)f.length, rq->http->content_length);
     const struct cdb_volume *vol = cdb_volume_get(v, img->volume);
     if (!vol || strcmp(vol->owner, rq->r->d->node_id) != 0)
         return err_set(e, E_BUSY, "image %s is being imported by node %s\nsend its files there", img->name, vol ? ops_name(v, CDB_T_NODE, vol->owner) : "(gone)");
@@ -263,12 +263,12 @@ static int prepare(struct rest_req *rq, struct upload *u, struct err *e)
     snprintf(u->image_id, sizeof u->image_id, "%.36s", img->id);
     snprintf(u->volume_id, sizeof u->volume_id, "%.36s", vol->id);
     snprintf(u->file, sizeof u->file, "%.15s", rq->arg[1]);
-    snprintf(u->expected, sizeof u->expected, "%.64s", image_file_expected(text) ? image_file_expected(text) : "");
-    u->offset = off;
-    u->length = len;
+    snprintf(u->expected, sizeof u->expected, "%s", f.sha256);
+    u->offset = (int64_t)f.offset;
+    u->length = (int64_t)f.length;
     for (size_t i = 0; i < img->files.n; i++)
-        if (ops_image_file_parse(img->files.v[i], &off, &len, sha) && *sha)
-            u->before += len;
+        if (image_file_parse(img->files.v[i], &f, e) == E_OK && f.complete)
+            u->before += (int64_t)f.length;
     return E_OK;
 }
 

@@ -1,6 +1,7 @@
 /* JSON of database rows. A reference x appears as the name in "x" and the id in "x_id". */
 #include <stdlib.h>
 #include <string.h>
+#include "compute/image.h"
 #include "daemon/rest.h"
 
 static json_t *str(const char *s)
@@ -160,21 +161,22 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
 json_t *json_image(const struct cdb_view *v, const struct cdb_image *img)
 {
     json_t *o = json_object(), *files = json_object();
-    int64_t total = 0, off, len;
-    char sha[65];
+    int64_t total = 0;
     put_str(o, "id", img->id);
     put_str(o, "name", img->name);
     put_str(o, "kind", img->kind);
     put_str(o, "state", img->state);
     put_str(o, "message", img->message);
     for (size_t i = 0; i < img->files.n; i++) {
-        if (!ops_image_file_parse(img->files.v[i], &off, &len, sha))
+        struct image_file at;
+        struct err e;
+        if (image_file_parse(img->files.v[i], &at, &e))
             continue;
         json_t *f = json_object();
-        put_int(f, "size_bytes", len);
-        put_str(f, "sha256", sha);
+        put_int(f, "size_bytes", (int64_t)at.length);
+        put_str(f, "sha256", at.complete ? at.sha256 : "");
         json_object_set_new(files, img->files.k[i], f);
-        total += len;
+        total += (int64_t)at.length;
     }
     put_int(o, "size_bytes", total);
     json_object_set_new(o, "files", files);

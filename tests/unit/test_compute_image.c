@@ -51,7 +51,7 @@ static void test_checks(void **state)
 
 static void test_file_text(void **state)
 {
-    static const char *const bad[] = {"", "1", "1,2", "1,2,3", "-1,2,aa", "0,5,zz", "0,99999999999999999999999,aa", "1,5,"};
+    static const char *const bad[] = {"", "1", "1,2", "1,2,3", "-1,2,aa", "0,5,zz", "0,99999999999999999999999,aa", "1,5,", "0,5,?aa", "0,5,??"};
     struct image_file f;
     struct err e;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -61,6 +61,11 @@ static void test_file_text(void **state)
     assert_int_equal(image_file_parse(text, &f, &e), E_OK);
     image_file_format(&f, again);
     assert_string_equal(text, again);
+    assert_true(f.complete);
+    assert_int_equal(image_file_parse("512,9,?", &f, &e), E_OK);
+    assert_false(f.complete);
+    image_file_format(&f, again);
+    assert_string_equal(again, "512,9,?");
     text[0] = '3'; /* offset 3096: not a multiple of 512 */
     assert_int_equal(image_file_parse(text, &f, &e), E_INVAL);
 }

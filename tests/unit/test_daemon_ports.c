@@ -35,6 +35,7 @@ static void create_and_delete(void **s)
     assert_int_equal(make_network("net1", "198.18.1.0/29"), E_OK);
     assert_int_equal(make_port("probe", "net1"), E_OK);
     assert_non_null(port("probe"));
+    assert_string_equal(w.id, port("probe")->id); /* what the API answers is the port's own id */
     assert_string_equal(port("probe")->ip, "198.18.1.2"); /* .1 is the gateway */
     assert_string_equal(port("probe")->machine, "");
     assert_int_equal(strncmp(port("probe")->mac, "02:", 3), 0);
