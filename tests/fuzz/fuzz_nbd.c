@@ -61,8 +61,13 @@ static void turns(uv_loop_t *loop, int sock, int n)
 
 static void negotiate(int sock)
 {
-    uint8_t b[4 + 16 + 16 + 6], *p = put32(b, 3);
+    static const char context[] = "base:allocation";
+    uint8_t b[4 + 16 + 16 + 12 + sizeof context - 1 + 16 + 6], *p = put32(b, 3);
     p = put32(put32(put64(p, NBD_OPT_MAGIC), NBD_OPT_STRUCTURED_REPLY), 0);
+    p = put32(put32(put64(p, NBD_OPT_MAGIC), NBD_OPT_SET_META_CONTEXT), 12 + sizeof context - 1);
+    p = put32(put32(put32(p, 0), 1), sizeof context - 1);
+    memcpy(p, context, sizeof context - 1);
+    p += sizeof context - 1;
     p = put32(put32(put64(p, NBD_OPT_MAGIC), NBD_OPT_GO), 6);
     put16(put32(p, 0), 0);
     (void)!send(sock, b, sizeof b, MSG_NOSIGNAL);

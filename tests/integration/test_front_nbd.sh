@@ -60,6 +60,42 @@ qemu-img convert -f raw -O qcow2 "$URI" "$DIR/out.qcow2"
 qemu-img compare -f raw -F qcow2 "$DIR/src" "$DIR/out.qcow2" >/dev/null || fail "qemu-img out"
 echo "qemu-img: ok"
 
+# What is there: 9 MiB of zeroes at 7 MiB were written as such above.
+nbdinfo --can structured-reply "$URI" && nbdinfo --list "nbd+unix://?socket=$DIR/s" | grep -q base:allocation || fail "meta context"
+nbdinfo --map "$URI" | awk '{print $1, $2, $3}' > "$DIR/map"
+printf '%s\n' "0 $((7 << 20)) 0" "$((7 << 20)) $((9 << 20)) 3" "$((16 << 20)) $((48 << 20)) 0" | cmp - "$DIR/map" || { cat "$DIR/map"; fail "nbdinfo --map"; }
+qemu-img map --output=json -f raw "$URI" | grep -q "\"start\": $((7 << 20)), \"length\": $((9 << 20)),.*\"zero\": true, \"data\": false" ||
+    { qemu-img map --output=json -f raw "$URI"; fail "qemu-img map"; }
+nbdcopy --allocated "$URI" "$DIR/out" && cmp "$DIR/src" "$DIR/out" || fail "nbdcopy by map"
+# /usr/bin/python3: libnbd's module belongs to the distribution's.
+cat > "$DIR/status.py" <<'PY'
+import nbd, sys
+h = nbd.NBD()
+h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+h.add_meta_context("x:unknown")
+h.set_strict_mode(0)
+h.connect_uri(sys.argv[1])
+assert h.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION) and not h.can_meta_context("x:unknown")
+def status(length, offset, flags=0):
+    got = []
+    h.block_status(length, offset, lambda name, at, entries, err: got.append((name, at, entries)), flags)
+    assert len(got) == 1 and got[0][0] == "base:allocation" and got[0][1] == offset, got
+    return got[0][2]
+M = 1 << 20
+assert status(2 * M, 6 * M) == [M, 0, M, 3]
+assert status(2 * M, 6 * M, nbd.CMD_FLAG_REQ_ONE) == [M, 0]
+assert status(1024, 7 * M - 512) == [512, 0, 512, 3]    # sectors at a border of blocks
+for bad in ((512, 64 * M), (100, 0), (0, 0)):
+    try:
+        status(*bad)
+        sys.exit(f"status of {bad} was answered")
+    except nbd.Error as e:
+        assert e.errno == "EINVAL", e
+h.shutdown()
+PY
+/usr/bin/python3 "$DIR/status.py" "$URI" || fail "block status"
+echo "block status: ok"
+
 qemu-io -f raw -c "write -P 1 0 1M" -c "write -z 64k 64k" -c "write -z -u 256k 64k" -c "discard 512k 64k" -c "flush" \
     -c "write -f -P 2 768k 4k" -c "read -P 0 64k 64k" -c "read -P 0 256k 64k" -c "read -P 0 512k 64k" \
     -c "read -P 2 768k 4k" -c "read -P 1 772k 252k" "$URI" > "$DIR/io.log" || { cat "$DIR/io.log"; fail "qemu-io"; }

@@ -77,3 +77,13 @@ void front_io_plain(struct front_io *io, struct vol *v, enum vol_op op, uint64_t
     io->req = (struct vol_req){.op = op, .offset = offset, .length = length, .done = piece_done};
     vol_submit(v, &io->req);
 }
+
+void front_io_map(struct front_io *io, struct vol *v, uint64_t offset, uint64_t length, struct iovec *iov,
+                  front_io_done *done)
+{
+    io->vol = v;
+    io->done = done;
+    io->req = (struct vol_req){.op = VOL_MAP, .offset = offset, .length = length, .iov = iov, .iovcnt = 1,
+                               .done = piece_done};
+    vol_submit(v, &io->req);
+}

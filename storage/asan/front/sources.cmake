@@ -6,6 +6,7 @@ add_library(c_front STATIC
   ${CMAKE_CURRENT_LIST_DIR}/sock.c
   ${CMAKE_CURRENT_LIST_DIR}/nbd/conn.c
   ${CMAKE_CURRENT_LIST_DIR}/nbd/handshake.c
+  ${CMAKE_CURRENT_LIST_DIR}/nbd/meta.c
   ${CMAKE_CURRENT_LIST_DIR}/nbd/transmit.c
   ${CMAKE_CURRENT_LIST_DIR}/nbd/server.c
   ${CMAKE_CURRENT_LIST_DIR}/vhost/msg.c

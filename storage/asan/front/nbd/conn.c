@@ -224,6 +224,7 @@ void nbd_conn_check_freed(struct nbd_conn *c)
     if (c->vol)
         srv->exports.release(srv->exports.arg, c->vol);
     nbd_free_pool(c);
+    free(c->meta_export);
     LIST_REMOVE(c, entry);
     srv->conns--;
     free(c);

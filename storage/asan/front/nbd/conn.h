@@ -31,7 +31,9 @@ struct nbd_req { /* a request in flight, from its header to its written reply */
     uint64_t handle, offset;
     uint32_t length;     /* of the command */
     uint32_t held;       /* bytes counted against NBD_BYTES_MAX */
-    uint16_t cmd;
+    uint16_t cmd, flags;
+    uint32_t contexts;   /* block status: contexts still to be answered, a bit each */
+    uint32_t status_bytes; /* of the chunk behind the head */
     uint8_t head[32];    /* of the reply */
     SLIST_ENTRY(nbd_req) entry; /* pool */
 };
@@ -50,6 +52,8 @@ struct nbd_conn {
     struct sm sm;
     bool no_zeroes, structured, reading, processing;
     struct vol *vol;  /* NULL until an export is chosen */
+    uint32_t contexts; /* metadata contexts chosen, a bit each (meta.c) */
+    char *meta_export; /* the export they were chosen for */
     struct nbd_lookup *lookup;
     unsigned reqs;    /* in flight */
     uint64_t held;
@@ -66,7 +70,8 @@ struct nbd_conn {
 struct nbd_lookup {
     struct nbd_conn *c; /* NULL: the client left meanwhile */
     struct nbd_server *srv;
-    uint32_t opt;       /* who asked: EXPORT_NAME, INFO, GO */
+    uint32_t opt;       /* who asked: EXPORT_NAME, INFO, GO, LIST_META_CONTEXT, SET_META_CONTEXT */
+    uint32_t contexts;  /* the last two: what the queries match */
     bool want_name;
     bool in_find, answered;
     LIST_ENTRY(nbd_lookup) entry;
@@ -115,6 +120,25 @@ void nbd_conn_send(struct nbd_conn *c, const void *data, size_t len);
 bool nbd_take_flags(struct nbd_conn *c);
 bool nbd_take_option(struct nbd_conn *c);
 void nbd_greet(struct nbd_conn *c);
+void nbd_reply(struct nbd_conn *c, uint32_t opt, uint32_t type, const void *data, uint32_t len);
+bool nbd_name_ok(const uint8_t *name, size_t len);
+
+/* meta.c: metadata contexts */
+
+/* What the queries of LIST_ or SET_META_CONTEXT match: fills *ret_name, *ret_len with the export's name (within `data`).
+ * False: malformed. */
+bool nbd_meta_parse(bool set, const uint8_t *data, uint32_t len, const uint8_t **ret_name, uint32_t *ret_len,
+                    uint32_t *ret_contexts);
+/* The export was found: tells the client its contexts and, for SET, remembers them. */
+void nbd_meta_found(struct nbd_conn *c, const struct nbd_lookup *l);
+/* GO and EXPORT_NAME: contexts of another export do not count. */
+void nbd_meta_begin(struct nbd_conn *c, const char *name);
+/* Bytes of buffer that a status of `length` bytes from `offset` needs, map and reply. */
+uint32_t nbd_meta_bytes(uint64_t offset, uint32_t length);
+/* Asks the volume for the next context's map; `done` as for any request. */
+void nbd_meta_start(struct nbd_req *r, front_io_done *done);
+/* The map is there: makes the payload of its chunk behind it, returns its place; r->status_bytes is its length. */
+const uint8_t *nbd_meta_chunk(struct nbd_req *r);
 
 /* transmit.c */
 bool nbd_take_request(struct nbd_conn *c);

@@ -36,7 +36,7 @@ bool nbd_take_flags(struct nbd_conn *c)
     return true;
 }
 
-static void reply(struct nbd_conn *c, uint32_t opt, uint32_t type, const void *data, uint32_t len)
+void nbd_reply(struct nbd_conn *c, uint32_t opt, uint32_t type, const void *data, uint32_t len)
 {
     uint8_t out[20 + 4 + NBD_NAME_MAX + 64];
     assert(len <= sizeof out - 20);
@@ -46,7 +46,7 @@ static void reply(struct nbd_conn *c, uint32_t opt, uint32_t type, const void *d
 
 static void reply_error(struct nbd_conn *c, uint32_t opt, uint32_t type, const char *msg)
 {
-    reply(c, opt, type, msg, (uint32_t)strnlen(msg, NBD_NAME_MAX));
+    nbd_reply(c, opt, type, msg, (uint32_t)strnlen(msg, NBD_NAME_MAX));
 }
 
 /* --- list --- */
@@ -62,7 +62,7 @@ void nbd_list_add(struct nbd_list *l, const char *name)
     if (n > NBD_NAME_MAX)
         return;
     memcpy(put32(out, (uint32_t)n), name, n);
-    reply(l->c, NBD_OPT_LIST, NBD_REP_SERVER, out, (uint32_t)(4 + n));
+    nbd_reply(l->c, NBD_OPT_LIST, NBD_REP_SERVER, out, (uint32_t)(4 + n));
 }
 
 static void opt_list(struct nbd_conn *c, uint32_t len)
@@ -74,7 +74,7 @@ static void opt_list(struct nbd_conn *c, uint32_t len)
         reply_error(c, NBD_OPT_LIST, NBD_REP_ERR_POLICY, "exports are not listed here");
     } else {
         c->srv->exports.list(c->srv->exports.arg, &l);
-        reply(c, NBD_OPT_LIST, NBD_REP_ACK, NULL, 0);
+        nbd_reply(c, NBD_OPT_LIST, NBD_REP_ACK, NULL, 0);
     }
 }
 
@@ -87,46 +87,50 @@ static uint16_t transmission_flags(const struct nbd_conn *c, const struct vol *v
                       (v->read_only ? NBD_FLAG_READ_ONLY : 0));
 }
 
-static void begin(struct nbd_conn *c, struct vol *v)
+static void begin(struct nbd_conn *c, const struct nbd_lookup *l, struct vol *v)
 {
     c->vol = v;
+    nbd_meta_begin(c, l->name);
     uv_timer_stop(&c->timer);
     if (c->sm.state != NBD_CLOSED)
         sm_move(&c->sm, NBD_TRANSMISSION);
 }
 
-static void found_old(struct nbd_conn *c, struct vol *v)
+static void found_old(struct nbd_conn *c, const struct nbd_lookup *l, struct vol *v)
 {
     uint8_t out[10 + 124] = {0};
     put16(put64(out, v->size_bytes), transmission_flags(c, v));
     nbd_conn_send(c, out, c->no_zeroes ? 10 : sizeof out);
-    begin(c, v);
+    begin(c, l, v);
 }
 
 static void send_info(struct nbd_conn *c, const struct nbd_lookup *l, const struct vol *v)
 {
     uint8_t out[2 + NBD_NAME_MAX];
     put16(put64(put16(out, NBD_INFO_EXPORT), v->size_bytes), transmission_flags(c, v));
-    reply(c, l->opt, NBD_REP_INFO, out, 12);
+    nbd_reply(c, l->opt, NBD_REP_INFO, out, 12);
     put32(put32(put32(put16(out, NBD_INFO_BLOCK_SIZE), VOL_SECTOR), 4096), VOL_REQ_MAX);
-    reply(c, l->opt, NBD_REP_INFO, out, 14);
+    nbd_reply(c, l->opt, NBD_REP_INFO, out, 14);
     if (l->want_name) {
         size_t n = strlen(l->name);
         memcpy(put16(out, NBD_INFO_NAME), l->name, n);
-        reply(c, l->opt, NBD_REP_INFO, out, (uint32_t)(2 + n));
+        nbd_reply(c, l->opt, NBD_REP_INFO, out, (uint32_t)(2 + n));
     }
-    reply(c, l->opt, NBD_REP_ACK, NULL, 0);
+    nbd_reply(c, l->opt, NBD_REP_ACK, NULL, 0);
 }
 
 static void found(struct nbd_conn *c, struct nbd_lookup *l, struct vol *v)
 {
     if (l->opt == NBD_OPT_EXPORT_NAME) {
-        found_old(c, v);
+        found_old(c, l, v);
         return;
     }
-    send_info(c, l, v);
+    if (l->opt == NBD_OPT_LIST_META_CONTEXT || l->opt == NBD_OPT_SET_META_CONTEXT)
+        nbd_meta_found(c, l);
+    else
+        send_info(c, l, v);
     if (l->opt == NBD_OPT_GO) {
-        begin(c, v);
+        begin(c, l, v);
         return;
     }
     c->srv->exports.release(c->srv->exports.arg, v);
@@ -172,13 +176,14 @@ void nbd_lookup_done(struct nbd_lookup *l, int code, struct vol *v, const char *
     }
 }
 
-static void look_up(struct nbd_conn *c, uint32_t opt, const uint8_t *name, size_t len, bool want_name)
+static void look_up(struct nbd_conn *c, uint32_t opt, const uint8_t *name, size_t len, bool want_name, uint32_t contexts)
 {
     struct nbd_lookup *l = xcalloc(1, sizeof *l);
     l->c = c;
     l->srv = c->srv;
     l->opt = opt;
     l->want_name = want_name;
+    l->contexts = contexts;
     memcpy(l->name, name, len);
     c->lookup = l;
     c->srv->lookups++;
@@ -190,7 +195,7 @@ static void look_up(struct nbd_conn *c, uint32_t opt, const uint8_t *name, size_
         free(l);
 }
 
-static bool name_ok(const uint8_t *name, size_t len)
+bool nbd_name_ok(const uint8_t *name, size_t len)
 {
     return len <= NBD_NAME_MAX && !memchr(name, 0, len);
 }
@@ -200,27 +205,40 @@ static void opt_info(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint
 {
     uint32_t name_len = len >= 6 ? get32(data) : UINT32_MAX;
     if (len < 6 || name_len > len - 6 || len - 6 - name_len != 2u * get16(data + 4 + name_len) ||
-        !name_ok(data + 4, name_len) || get16(data + 4 + name_len) > INFO_REQS_MAX) {
+        !nbd_name_ok(data + 4, name_len) || get16(data + 4 + name_len) > INFO_REQS_MAX) {
         reply_error(c, opt, NBD_REP_ERR_INVALID, "malformed option");
         return;
     }
     bool want_name = false;
     for (uint32_t at = 4 + name_len + 2; at < len; at += 2)
         want_name |= get16(data + at) == NBD_INFO_NAME;
-    look_up(c, opt, data + 4, name_len, want_name);
+    look_up(c, opt, data + 4, name_len, want_name, 0);
+}
+
+static void opt_meta(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint32_t len)
+{
+    const uint8_t *name;
+    uint32_t name_len, contexts;
+    bool set = opt == NBD_OPT_SET_META_CONTEXT;
+    if (set && !c->structured)
+        reply_error(c, opt, NBD_REP_ERR_INVALID, "structured replies must be negotiated first");
+    else if (!nbd_meta_parse(set, data, len, &name, &name_len, &contexts))
+        reply_error(c, opt, NBD_REP_ERR_INVALID, "malformed option");
+    else
+        look_up(c, opt, name, name_len, false, contexts);
 }
 
 static void take(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint32_t len)
 {
     switch (opt) {
     case NBD_OPT_EXPORT_NAME:
-        if (name_ok(data, len))
-            look_up(c, opt, data, len, false);
+        if (nbd_name_ok(data, len))
+            look_up(c, opt, data, len, false, 0);
         else
             nbd_conn_close(c);
         break;
     case NBD_OPT_ABORT:
-        reply(c, opt, NBD_REP_ACK, NULL, 0);
+        nbd_reply(c, opt, NBD_REP_ACK, NULL, 0);
         nbd_conn_close(c);
         break;
     case NBD_OPT_LIST:
@@ -230,9 +248,13 @@ static void take(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint32_t
     case NBD_OPT_GO:
         opt_info(c, opt, data, len);
         break;
+    case NBD_OPT_LIST_META_CONTEXT:
+    case NBD_OPT_SET_META_CONTEXT:
+        opt_meta(c, opt, data, len);
+        break;
     case NBD_OPT_STRUCTURED_REPLY:
         c->structured = c->structured || !len;
-        reply(c, opt, len ? NBD_REP_ERR_INVALID : NBD_REP_ACK, NULL, 0);
+        nbd_reply(c, opt, len ? NBD_REP_ERR_INVALID : NBD_REP_ACK, NULL, 0);
         break;
     case NBD_OPT_STARTTLS:
         reply_error(c, opt, len ? NBD_REP_ERR_INVALID : NBD_REP_ERR_UNSUP, "this server has no TLS");

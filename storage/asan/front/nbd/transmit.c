@@ -89,10 +89,16 @@ static uint32_t wire_error(int status)
     }
 }
 
+static void on_io_done(struct front_io *io, int status);
+
 static void on_written(uv_write_t *w, int status)
 {
     struct nbd_req *r = container_of(w, struct nbd_req, write);
     struct nbd_conn *c = r->c;
+    if (r->cmd == NBD_CMD_BLOCK_STATUS && r->contexts && !status && c->sm.state != NBD_CLOSED) {
+        nbd_meta_start(r, on_io_done);
+        return;
+    }
     req_put(r);
     if (c->sm.state == NBD_CLOSED)
         nbd_conn_check_freed(c);
@@ -102,15 +108,19 @@ static void on_written(uv_write_t *w, int status)
         nbd_conn_process(c);
 }
 
-/* Header of the reply into r->head; returns its length. */
+/* Header of the reply into r->head; returns its length. A structured one only where the protocol wants it. */
 static unsigned reply_head(struct nbd_req *r, uint32_t error)
 {
     uint8_t *p = r->head;
-    if (!r->c->structured || r->cmd != NBD_CMD_READ) {
+    bool must = r->cmd == NBD_CMD_READ || r->cmd == NBD_CMD_BLOCK_STATUS;
+    if (!r->c->structured || !must) {
         p = put64(put32(put32(p, NBD_SIMPLE_MAGIC), error), r->handle);
     } else if (error) {
         p = put32(put64(put16(put16(put32(p, NBD_CHUNK_MAGIC), NBD_CHUNK_FLAG_DONE), NBD_CHUNK_ERROR), r->handle), 6);
         p = put16(put32(p, error), 0); /* no text */
+    } else if (r->cmd == NBD_CMD_BLOCK_STATUS) {
+        p = put16(put16(put32(p, NBD_CHUNK_MAGIC), r->contexts ? 0 : NBD_CHUNK_FLAG_DONE), NBD_CHUNK_BLOCK_STATUS);
+        p = put32(put64(p, r->handle), r->status_bytes);
     } else {
         p = put16(put16(put32(p, NBD_CHUNK_MAGIC), NBD_CHUNK_FLAG_DONE), NBD_CHUNK_OFFSET_DATA);
         p = put64(put32(put64(p, r->handle), 8 + r->length), r->offset);
@@ -121,8 +131,15 @@ static unsigned reply_head(struct nbd_req *r, uint32_t error)
 static void answer(struct nbd_req *r, uint32_t error)
 {
     struct nbd_conn *c = r->c;
-    uv_buf_t b[2] = {uv_buf_init((char *)r->head, reply_head(r, error))};
+    uv_buf_t b[2];
     unsigned n = 1;
+    if (r->cmd == NBD_CMD_BLOCK_STATUS && !error) {
+        const uint8_t *chunk = nbd_meta_chunk(r);
+        b[n++] = uv_buf_init((char *)chunk, r->status_bytes);
+    } else if (error) {
+        r->contexts = 0;
+    }
+    b[0] = uv_buf_init((char *)r->head, reply_head(r, error));
     if (r->cmd == NBD_CMD_READ && !error)
         b[n++] = uv_buf_init((char *)r->data->data, r->length);
     if (uv_write(&r->write, &c->h.stream, b, n, on_written)) {
@@ -169,6 +186,11 @@ static uint32_t check(const struct nbd_conn *c, const struct request *q)
     case NBD_CMD_WRITE_ZEROES:
         allowed |= NBD_CMD_FLAG_NO_HOLE;
         break;
+    case NBD_CMD_BLOCK_STATUS:
+        if (!c->contexts)
+            return NBD_EINVAL;
+        allowed |= NBD_CMD_FLAG_REQ_ONE;
+        break;
     case NBD_CMD_FLUSH:
         return q->flags & ~allowed ? NBD_EINVAL : 0;
     case NBD_CMD_WRITE:
@@ -180,10 +202,11 @@ static uint32_t check(const struct nbd_conn *c, const struct request *q)
     if (q->flags & ~allowed || !q->length || q->length % VOL_SECTOR || q->offset % VOL_SECTOR ||
         (moves_data(q) && q->length > NBD_LEN_MAX))
         return NBD_EINVAL;
-    if (q->cmd != NBD_CMD_READ && c->vol->read_only)
+    bool looks = q->cmd == NBD_CMD_READ || q->cmd == NBD_CMD_BLOCK_STATUS;
+    if (!looks && c->vol->read_only)
         return NBD_EPERM;
     if (!front_io_inside(c->vol, q->offset, q->length))
-        return q->cmd == NBD_CMD_READ ? NBD_EINVAL : NBD_ENOSPC;
+        return looks ? NBD_EINVAL : NBD_ENOSPC;
     return 0;
 }
 
@@ -234,6 +257,7 @@ static bool refuse(struct nbd_conn *c, const struct request *q, uint32_t error)
     }
     struct nbd_req *r = req_get(c, 0);
     r->cmd = q->cmd;
+    r->contexts = 0;
     r->handle = q->handle;
     answer(r, error);
     return c->sm.state == NBD_TRANSMISSION;
@@ -250,7 +274,11 @@ bool nbd_take_request(struct nbd_conn *c)
         nbd_conn_close(c);
         return false;
     }
-    uint32_t error = q.cmd == NBD_CMD_DISC ? 0 : check(c, &q), bytes = !error && moves_data(&q) ? q.length : 0;
+    uint32_t error = q.cmd == NBD_CMD_DISC ? 0 : check(c, &q), bytes = 0;
+    if (!error && moves_data(&q))
+        bytes = q.length;
+    else if (!error && q.cmd == NBD_CMD_BLOCK_STATUS)
+        bytes = nbd_meta_bytes(q.offset, q.length);
     if (c->reqs >= NBD_REQS_MAX || (c->reqs && c->held + bytes > NBD_BYTES_MAX))
         return false; /* again when a reply has gone out */
     nbd_conn_consume(c, NBD_REQUEST_BYTES);
@@ -262,6 +290,8 @@ bool nbd_take_request(struct nbd_conn *c)
         return refuse(c, &q, error);
     struct nbd_req *r = req_get(c, bytes);
     r->cmd = q.cmd;
+    r->flags = q.flags;
+    r->contexts = 0;
     r->handle = q.handle;
     r->offset = q.offset;
     r->length = q.length;
@@ -271,6 +301,10 @@ bool nbd_take_request(struct nbd_conn *c)
         break;
     case NBD_CMD_WRITE:
         begin_fill(c, r);
+        break;
+    case NBD_CMD_BLOCK_STATUS:
+        r->contexts = c->contexts;
+        nbd_meta_start(r, on_io_done);
         break;
     case NBD_CMD_FLUSH:
         start(r, VOL_FLUSH);

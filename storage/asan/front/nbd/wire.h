@@ -24,11 +24,14 @@ enum nbd_opt {
     NBD_OPT_INFO = 6,
     NBD_OPT_GO = 7,
     NBD_OPT_STRUCTURED_REPLY = 8,
+    NBD_OPT_LIST_META_CONTEXT = 9,
+    NBD_OPT_SET_META_CONTEXT = 10,
 };
 
 #define NBD_REP_ACK 1u
 #define NBD_REP_SERVER 2u
 #define NBD_REP_INFO 3u
+#define NBD_REP_META_CONTEXT 4u
 #define NBD_REP_ERR(N) ((1u << 31) + (N))
 #define NBD_REP_ERR_UNSUP NBD_REP_ERR(1)
 #define NBD_REP_ERR_POLICY NBD_REP_ERR(2)
@@ -57,14 +60,20 @@ enum nbd_cmd {
     NBD_CMD_FLUSH = 3,
     NBD_CMD_TRIM = 4,
     NBD_CMD_WRITE_ZEROES = 6,
+    NBD_CMD_BLOCK_STATUS = 7,
 };
 #define NBD_CMD_FLAG_FUA (1u << 0)
 #define NBD_CMD_FLAG_NO_HOLE (1u << 1)
 #define NBD_CMD_FLAG_DF (1u << 2)
+#define NBD_CMD_FLAG_REQ_ONE (1u << 3)
 
 #define NBD_CHUNK_FLAG_DONE 1u
 #define NBD_CHUNK_OFFSET_DATA 1u
+#define NBD_CHUNK_BLOCK_STATUS 5u
 #define NBD_CHUNK_ERROR 0x8001u
+
+#define NBD_STATE_HOLE 1u /* base:allocation */
+#define NBD_STATE_ZERO 2u
 
 /* Error numbers of the protocol: Linux's, whatever the host. */
 #define NBD_EPERM 1u
