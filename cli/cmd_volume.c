@@ -70,6 +70,17 @@ static int run_create(struct cli *c)
     return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s created (%s)", c->pos[0], size_format(size, t)) : rc;
 }
 
+static int run_resize(struct cli *c)
+{
+    struct answer a;
+    int64_t size = 0;
+    char t[SIZE_TEXT];
+    if (!size_parse(c->pos[1], &size))
+        return fail_set(&c->fail, EXIT_USAGE, "\"%.40s\" is no size; write 4096, 512M, 1G or 2T", c->pos[1]);
+    int rc = cli_call_on(c, "POST", "/resize", json_pack("{s:I}", "size_bytes", (json_int_t)size), &a);
+    return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s has %s; a running guest sees it now", c->pos[0], size_format(size, t)) : rc;
+}
+
 static const struct opt create_opts[] = {
     {"size", "SIZE", OPT_REQUIRED, "from 1M to 4T"},
     {"replicas", "N", 0, "copies on different nodes, 1 to 3 (default: 3, or as many as there are nodes)"},
@@ -81,6 +92,7 @@ const struct cmd cmds_volume[] = {
     {"volume", "create", "NAME", run_create, create_opts, "make a volume", .more = "Example: cohort volume create db1 --size 20G --replicas 3", .path = "/volumes"},
     {"volume", "list", "", run_list, NULL, "volumes with health", .path = "/volumes", .fields = fields},
     {"volume", "show", "VOLUME", run_volume_show, NULL, "one volume with the place and state of every copy", .path = "/volumes"},
+    {"volume", "resize", "VOLUME SIZE", run_resize, NULL, "grow a volume", .more = "Example: cohort volume resize db1 40G. Volumes do not shrink.", .path = "/volumes"},
     {"volume", "delete", "VOLUME", run_delete, delete_opts, "delete a volume and what is in it", .path = "/volumes"},
     {0},
 };

@@ -49,6 +49,8 @@ struct volume_spec {
 };
 MUST_CHECK int op_volume_create(struct ops *o, const struct volume_spec *s, op_done *done, void *arg, struct err *e);
 MUST_CHECK int op_volume_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+/* Grows a volume (a running guest is told); the same size is no error. E_INVAL: smaller, or more shards than there may be. */
+MUST_CHECK int op_volume_resize(struct ops *o, const char *name, int64_t size_bytes, op_done *done, void *arg, struct err *e);
 
 enum volume_health { VOLUME_HEALTHY, VOLUME_DEGRADED, VOLUME_RESYNCING, VOLUME_PARKED };
 const char *volume_health_name(enum volume_health h);

@@ -209,6 +209,64 @@ int op_volume_delete(struct ops *o, const char *name, op_done *done, void *arg, 
     return op_start(&r->op, e);
 }
 
+/* ---- resize ---- */
+
+struct growth {
+    struct op op;
+    const char *name;
+    int64_t size_bytes;
+};
+
+static bool grown(const struct op *op, const struct cdb_view *v)
+{
+    const struct cdb_volume *vol = cdb_volume_get(v, op->id);
+    return vol && vol->size_bytes >= ((const struct growth *)op)->size_bytes;
+}
+
+static int check_growth(const struct cdb_volume *vol, int64_t size_bytes, struct err *e)
+{
+    if (strcmp(vol->state, "ready") != 0)
+        return err_set(e, E_BUSY, "volume %s is %s", vol->name, vol->state);
+    if (vol->sealed || strcmp(vol->purpose, "disk") != 0)
+        return err_set(e, E_INVAL, "volume %s holds an image, which does not change", vol->name);
+    if (size_bytes < vol->size_bytes)
+        return err_set(e, E_INVAL, "volume %s has %" PRId64 " bytes; volumes grow only\nmake a smaller one and copy", vol->name, vol->size_bytes);
+    if (size_bytes > VOLUME_MAX_BYTES || size_bytes % 4096)
+        return err_set(e, E_INVAL, "size_bytes %" PRId64 " is not allowed\na multiple of 4096 up to 4 TiB", size_bytes);
+    if (size_bytes > vol->shard_bytes * SHARDS_MAX)
+        return err_set(e, E_INVAL, "volume %s can grow to %" PRId64 " bytes at most: %d shards of %" PRId64 "\nmake a new one and copy",
+                       vol->name, vol->shard_bytes * SHARDS_MAX, SHARDS_MAX, vol->shard_bytes);
+    return E_OK;
+}
+
+static int build_resize(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)
+{
+    const struct growth *g = (struct growth *)op;
+    const struct cdb_volume *vol = ops_find(v, CDB_T_VOLUME, "volume", g->name, e);
+    if (!vol)
+        return E_NOTFOUND;
+    int rc = check_growth(vol, g->size_bytes, e);
+    if (rc != E_OK)
+        return rc;
+    snprintf(op->id, sizeof op->id, "%s", vol->id);
+    cdb_txn_require_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_size_bytes, vol->size_bytes);
+    cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_size_bytes, g->size_bytes);
+    if (g->size_bytes != vol->size_bytes)
+        op_event(op, v, t, "info", vol->name, "volume %s grown from %" PRId64 " to %" PRId64 " MiB", vol->name, vol->size_bytes >> 20,
+                 g->size_bytes >> 20);
+    return E_OK;
+}
+
+int op_volume_resize(struct ops *o, const char *name, int64_t size_bytes, op_done *done, void *arg, struct err *e)
+{
+    struct growth *g = op_new(o, sizeof *g, "resize volume", done, arg);
+    g->name = name;
+    g->size_bytes = size_bytes;
+    g->op.build = build_resize;
+    g->op.happened = grown;
+    return op_start(&g->op, e);
+}
+
 /* ---- health ---- */
 
 const char *volume_health_name(enum volume_health h)

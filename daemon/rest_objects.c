@@ -118,6 +118,15 @@ void rest_volume_delete(struct rest_req *rq)
     rest_started(rq, op_volume_delete(rq->r->ops, rq->arg[0], rest_done, rq, &e), &e);
 }
 
+void rest_volume_resize(struct rest_req *rq)
+{
+    struct volume_spec *s = rest_priv(rq, sizeof *s);
+    struct err e;
+    const struct jin_field f[] = {{"size_bytes", JIN_INT, true, &s->size_bytes, VOLUME_MIN_BYTES, VOLUME_MAX_BYTES}};
+    if (rest_read(rq, f, N(f)))
+        rest_started(rq, op_volume_resize(rq->r->ops, rq->arg[0], s->size_bytes, rest_done, rq, &e), &e);
+}
+
 /* ---- networks ---- */
 
 void rest_network_create(struct rest_req *rq)

@@ -404,7 +404,12 @@ static void reading(void **s)
     contains(last.out, "3 of 3 up");
     contains(last.out, "alarms:       none");
     ok("volume create v --size 2G");
+    fails("volume resize v 1G", EXIT_REFUSED, "volumes grow only");
+    fails("volume resize v much", EXIT_USAGE, "is no size");
+    ok("volume resize v 3G");
+    contains(last.out, "volume v has 3 GiB");
     ok("volume show v --json");
+    assert_int_equal(json_integer_value(json_object_get(last.json, "size_bytes")), 3LL << 30);
     add_shard(json_string_value(json_object_get(last.json, "id")));
     ok("volume show v");
     contains(last.out, "health:      degraded");

@@ -68,6 +68,13 @@ static void volumes(void **s)
     assert_int_equal(ops_shard_bytes(64 * GIB), GIB);
     assert_int_equal(ops_shard_bytes(64 * GIB + 4096), 2 * GIB);
     assert_int_equal(ops_shard_bytes(VOLUME_MAX_BYTES), 64 * GIB);
+    assert_int_equal(twin_end(&w, op_volume_resize(w.ops, "db1", 10 * GIB - 4096, twin_done, &w, &w.err)), E_INVAL);
+    assert_int_equal(twin_end(&w, op_volume_resize(w.ops, "db1", 10 * GIB + 512, twin_done, &w, &w.err)), E_INVAL);
+    assert_int_equal(twin_end(&w, op_volume_resize(w.ops, "db1", 64 * GIB + 4096, twin_done, &w, &w.err)), E_INVAL); /* a 65th shard */
+    assert_int_equal(volume("db1")->size_bytes, 10 * GIB);
+    assert_int_equal(twin_end(&w, op_volume_resize(w.ops, "db1", 12 * GIB, twin_done, &w, &w.err)), E_OK);
+    assert_int_equal(twin_end(&w, op_volume_resize(w.ops, "db1", 12 * GIB, twin_done, &w, &w.err)), E_OK);
+    assert_int_equal(volume("db1")->size_bytes, 12 * GIB);
     assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "db1", twin_done, &w, &w.err)), E_OK);
     assert_null(volume("db1"));
     assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "db1", twin_done, &w, &w.err)), E_NOTFOUND);

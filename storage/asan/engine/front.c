@@ -259,6 +259,14 @@ void front_volume_gone(struct volume *v)
         nbd_server_drop(v->a->nbd, &v->vol);
 }
 
+void front_volume_resized(struct volume *v)
+{
+    struct vhost *h;
+    LIST_FOREACH (h, &v->a->vhosts, entry)
+        if (h->v == v && !h->closing)
+            vhost_server_resized(h->srv);
+}
+
 static void nbd_closed(void *arg)
 {
     asan_closed_one(arg);

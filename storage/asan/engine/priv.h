@@ -342,6 +342,7 @@ int front_vhost_serve(struct asan *a, const char *volume_id, const char *path, s
 void front_vhost_unserve(struct asan *a, const char *path, void (*done)(void *arg), void *arg);
 void front_tick(struct asan *a);
 void front_volume_gone(struct volume *v);
+void front_volume_resized(struct volume *v); /* tells its guests; NBD clients learn it when they connect again */
 void front_release(struct asan *a, const char *volume_id);
 void front_close(struct asan *a); /* asan_closed_one() once per front end that was open */
 void front_io(struct mail *m);

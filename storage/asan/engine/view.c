@@ -121,8 +121,11 @@ static bool take_volume(struct asan *a, const struct cdb_view *view, const struc
         v->vol.name = v->name;
     }
     if (shards <= SHARDS_MAX && (uint64_t)row->size_bytes >= v->vol.size_bytes) {
+        bool grown = v->vol.size_bytes && v->vol.size_bytes < (uint64_t)row->size_bytes;
         v->vol.size_bytes = (uint64_t)row->size_bytes;
         v->n_shards = (uint32_t)shards;
+        if (grown)
+            front_volume_resized(v);
     }
     v->sealed = v->vol.read_only = row->sealed;
     v->deleting = !strcmp(row->state, "deleting");
