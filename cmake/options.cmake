@@ -15,6 +15,9 @@ if(COHORT_SANITIZE)
     target_compile_options(cohort_flags INTERFACE -Wno-restrict) # sees overlaps that are none between instrumented globals
   endif()
 endif()
+if(COHORT_FUZZ) # coverage in our libraries too: without it libFuzzer is blind
+  target_compile_options(cohort_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 # assert() stays on in every build type: it guards our own invariants.
 string(REPLACE "-DNDEBUG" "" CMAKE_C_FLAGS_RELEASE "${CMAKE_C_FLAGS_RELEASE}")
 string(REPLACE "-DNDEBUG" "" CMAKE_C_FLAGS_RELWITHDEBINFO "${CMAKE_C_FLAGS_RELWITHDEBINFO}")

@@ -208,8 +208,8 @@ static int visit_shard(const struct meta_visitor *v, void *arg, const uint8_t *k
     return key[0] == 'F' ? v->fence(arg, &id, &f, e) : v->progress(arg, &id, &p, e);
 }
 
-static int visit(const struct meta_visitor *v, void *arg, const uint8_t *key, size_t key_n, const uint8_t *value, size_t n,
-                 struct err *e)
+int meta_visit(const struct meta_visitor *v, void *arg, const uint8_t *key, size_t key_n, const uint8_t *value, size_t n,
+               struct err *e)
 {
     static const struct { char kind; size_t n; } known[] = {{'L', 1}, {'N', 1}, {'F', 21}, {'S', 21}, {'E', 25}};
     bool ok = false;
@@ -256,7 +256,7 @@ static int walk(struct meta *m, char only, const struct meta_visitor *v, void *a
         const char *k = rocksdb_iter_key(it, &kn), *val = rocksdb_iter_value(it, &vn);
         if (kn == 0 || k[0] != only)
             break;
-        rc = visit(v, arg, (const uint8_t *)k, kn, (const uint8_t *)val, vn, e);
+        rc = meta_visit(v, arg, (const uint8_t *)k, kn, (const uint8_t *)val, vn, e);
     }
     char *text = NULL;
     rocksdb_iter_get_error(it, &text);

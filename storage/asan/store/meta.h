@@ -29,6 +29,10 @@ struct meta_visitor { /* each returns 0 or an error that ends the walk */
 /* Visits label, number, fences, progress, extents, in this order. E_CORRUPT names the key; E_VERSION. */
 MUST_CHECK int meta_load(struct meta *m, const struct meta_visitor *v, void *arg, struct err *e);
 
+/* Checks one key with its value (crc, version, lengths) and hands it over. What meta_load() does for each. */
+MUST_CHECK int meta_visit(const struct meta_visitor *v, void *arg, const uint8_t *key, size_t key_n, const uint8_t *value, size_t n,
+                          struct err *e);
+
 struct meta_batch;
 struct meta_batch *meta_batch_new(void);
 void meta_batch_free(struct meta_batch *b);
