@@ -152,9 +152,20 @@ static const struct opt token_opts[] = {
     {0},
 };
 
+static int run_set(struct cli *c)
+{
+    struct answer a;
+    int rc = cli_call_on(c, "PUT", "", json_pack("{s:s}", "value", c->pos[1]), &a);
+    return rc == EXIT_DONE ? cli_finish(c, &a, "%s is %s now", c->pos[0], c->pos[1]) : rc;
+}
+
 const struct cmd cmds_cluster[] = {
     {"cluster", "init", "NAME", run_init, NULL, "found a cluster; this node is its first member"},
     {"cluster", "join", "TOKEN", run_join, NULL, "make this node a member; - reads the token from standard input"},
+    {"cluster", "set", "SETTING VALUE", run_set, NULL, "change a setting of the cluster", .path = "/settings",
+     .more = "repair_absent_s  seconds after which the copies of a node that is gone are made anew elsewhere (600)\n"
+             "repair_balance   on, off: move copies from full disks to empty ones (on)\n"
+             "rebuild_p99_ms   copying slows down while the guests' writes take longer than this (20)"},
     {"cluster", "status", "", run_status, NULL, "members, health, alarms and what to do about them"},
     {"cluster", "token", "", run_token, token_opts, "make a token with which one more node joins"},
     {0},

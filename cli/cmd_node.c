@@ -1,4 +1,4 @@
-/* cohort node, disk, event, token: mostly lists. */
+/* cohort node, event, token: mostly lists. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +19,11 @@ static char *cell_roles(const json_t *o)
 {
     bool voter = json_is_true(json_object_get(o, "voter")), coordinator = json_is_true(json_object_get(o, "coordinator"));
     return xstrdup(coordinator ? "voter, coordinator" : voter ? "voter" : "-");
+}
+
+static char *cell_state(const json_t *o)
+{
+    return xasprintf("%s%s", text_of(o, "state"), json_is_true(json_object_get(o, "maintenance")) ? ", maintenance" : "");
 }
 
 /* As the node that answers sees them: "2 of 2 up", "1 of 2 up: 198.51.100.12 down". */
@@ -42,7 +47,7 @@ static char *cell_links(const json_t *o)
 }
 
 static const struct field node_fields[] = {
-    {"NAME", "name"}, {"ID", "id", F_ONE}, {"STATE", "state"}, {"ADDRESS", "addresses", F_LIST}, {"STORAGE LINKS", .fn = cell_links}, {"ROLES", .fn = cell_roles},
+    {"NAME", "name"}, {"ID", "id", F_ONE}, {"STATE", .fn = cell_state}, {"ADDRESS", "addresses", F_LIST}, {"STORAGE LINKS", .fn = cell_links}, {"ROLES", .fn = cell_roles},
     {"CPUS", "cpus", F_NUMBER}, {"MEMORY USED", .fn = cell_memory}, {"VMS", "vms", F_NUMBER}, {"ACCEL", "accel"}, {"WHY", "accel_reason"},
     {"VERSION", "version", F_ONE}, {"API PORT", "api_port", F_ONE}, {"EPOCH", "epoch", F_ONE}, {"JOINED", "joined_ms", F_TIME | F_ONE}, {0},
 };
@@ -54,28 +59,26 @@ static int run_node_remove(struct cli *c)
     return rc == EXIT_DONE ? cli_finish(c, &a, "node %s removed from the cluster", c->pos[0]) : rc;
 }
 
+static int run_maintenance(struct cli *c)
+{
+    struct answer a;
+    bool on = !strcmp(c->pos[1], "on");
+    if (!on && strcmp(c->pos[1], "off"))
+        return fail_set(&c->fail, EXIT_USAGE, "say on or off, not \"%s\"", c->pos[1]);
+    int rc = cli_call_on(c, "POST", "/maintenance", json_pack("{s:b}", "on", on), &a);
+    if (rc != EXIT_DONE)
+        return rc;
+    return on ? cli_finish(c, &a, "node %s is in maintenance: its guests move away one by one (cohort vm list); its copies stay and are not "
+                           "replaced while it is off", c->pos[0])
+              : cli_finish(c, &a, "node %s takes guests and copies again", c->pos[0]);
+}
+
 const struct cmd cmds_node[] = {
     {"node", "list", "", run_list, NULL, "nodes with state, load and kind of virtualisation", .path = "/nodes", .fields = node_fields},
     {"node", "show", "NODE", run_show, NULL, "everything about one node", .path = "/nodes", .fields = node_fields},
+    {"node", "maintenance", "NODE on|off", run_maintenance, NULL, "prepare a node for being switched off, or end that", .path = "/nodes"},
     {"node", "remove", "NODE", run_node_remove, NULL, "take a node out of the cluster for good", .path = "/nodes",
      .more = "The node must be without guests, and no volume may have its only good copy there."},
-    {0},
-};
-
-/* ---- disks ---- */
-
-static char *cell_copies(const json_t *o)
-{
-    return xasprintf("%" PRId64 " of %" PRId64 " in sync", int_of(o, "shard_copies_in_sync"), int_of(o, "shard_copies"));
-}
-
-static const struct field disk_fields[] = {
-    {"NODE", "node"}, {"NAME", "name"}, {"STATE", "state"}, {"SIZE", "size_bytes", F_SIZE}, {"COPIES", .fn = cell_copies},
-    {"FAST", "fast_path"}, {"CAPACITY", "capacity_path"}, {"MESSAGE", "message"}, {0},
-};
-
-const struct cmd cmds_disk[] = {
-    {"disk", "list", "", run_list, NULL, "disks of all nodes", .path = "/disks", .fields = disk_fields},
     {0},
 };
 

@@ -125,6 +125,26 @@ bool net_parse_ip(const char *text, uint32_t *ret_ip);
 MUST_CHECK int net_pick_ip(const struct cdb_view *v, const struct cdb_network *n, const char *const *taken, int n_taken,
                            char ret_ip[16], struct err *e);
 
+/* ---- disks, maintenance, settings ---- */
+
+enum op_disk_verb {
+    DISK_DRAIN,   /* up -> draining: its copies move elsewhere, then it may be removed */
+    DISK_SPARE,   /* up and empty -> spare: comes into service when a disk fails */
+    DISK_USE,     /* draining, spare, isolated -> up */
+    DISK_REPLACE, /* failed, isolated -> up: there is another device behind its paths; its node opens it anew */
+    DISK_REMOVE,  /* the row goes; only without copies */
+};
+struct disk_spec { const char *node, *name, *fast, *capacity; bool spare; };
+/* By id or "NODE:DISK". */
+const struct cdb_disk *ops_disk_find(const struct cdb_view *v, const char *key, struct err *e);
+MUST_CHECK int op_disk_change(struct ops *o, const char *disk, enum op_disk_verb verb, op_done *done, void *arg, struct err *e);
+/* The node opens (formats) it as soon as it sees the row and writes its size there. */
+MUST_CHECK int op_disk_add(struct ops *o, const struct disk_spec *s, op_done *done, void *arg, struct err *e);
+/* On: no new guests and copies, its guests migrate away (ha/coord.h), its copies are not replaced while it is off. */
+MUST_CHECK int op_node_maintenance(struct ops *o, const char *node, bool on, op_done *done, void *arg, struct err *e);
+MUST_CHECK int ops_setting_check(const char *key, const char *value, struct err *e);
+MUST_CHECK int op_setting(struct ops *o, const char *key, const char *value, op_done *done, void *arg, struct err *e);
+
 /* ---- nodes, tasks, tokens ---- */
 
 /* Takes a node without guests and without a sole in-sync copy out of the cluster: rows of node and disks go. */

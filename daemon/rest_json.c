@@ -47,6 +47,9 @@ json_t *json_node(const struct cdb_view *v, const struct cdb_node *n)
     json_object_set_new(o, "addresses", strs(&n->addresses));
     json_object_set_new(o, "storage_addresses", strs(&n->storage_addresses));
     put_str(o, "state", n->state);
+    put_int(o, "state_ms", n->state_ms);
+    put_bool(o, "maintenance", n->maintenance);
+    put_str(o, "domain", n->domain);
     put_bool(o, "voter", n->voter);
     const struct cdb_cluster *c = cdb_cluster_get(v, "cluster");
     put_bool(o, "coordinator", c && strcmp(c->coordinator, n->id) == 0);
@@ -81,6 +84,7 @@ json_t *json_disk(const struct cdb_view *v, const struct cdb_disk *d)
     put_int(o, "incarnation", d->incarnation);
     put_str(o, "state", d->state);
     put_str(o, "message", d->message);
+    put_ref(o, v, CDB_T_DISK, "replaced_by", d->replaced_by);
     for (size_t i = 0; i < cdb_shard_count(v); i++) {
         const struct cdb_shard *s = cdb_shard_at(v, i);
         bool here = cdb_strs_has(&s->replicas, d->id);
