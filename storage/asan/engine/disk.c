@@ -68,20 +68,94 @@ static int open_store(struct ldisk *d, struct err *e)
     return 0;
 }
 
+static void open_disk(struct ldisk *d)
+{
+    struct err e = {0};
+    htab_init(&d->shards);
+    d->state = LD_WAIT_ROW;
+    d->announced = false;
+    if (open_store(d, &e)) {
+        err_wrap(&e, "open");
+        fail(d, &e);
+    } else {
+        d->a->open_stores++;
+    }
+}
+
 void disks_open(struct asan *a)
 {
-    for (int i = 0; i < a->n_disks; i++) {
-        struct ldisk *d = &a->disk[i];
-        struct err e = {0};
-        htab_init(&d->shards);
-        d->state = LD_WAIT_ROW;
-        if (open_store(d, &e)) {
-            err_wrap(&e, "open");
-            fail(d, &e);
-        } else {
-            a->open_stores++;
-        }
+    for (int i = 0; i < a->n_disks; i++)
+        open_disk(&a->disk[i]);
+}
+
+/* Rows of this node's disks that came after the start (`disk add`, and at the next start those are all there is of them: the
+ * configuration names the disks the node joined with). Opening blocks the I/O thread for as long as formatting takes. */
+static void adopt(struct asan *a, const struct cdb_view *v)
+{
+    for (size_t i = 0; i < cdb_disk_count(v); i++) {
+        const struct cdb_disk *row = cdb_disk_at(v, i);
+        bool known = strcmp(row->node, a->node_id) || !row->capacity_path[0] || !row->fast_path[0];
+        for (int k = 0; k < a->n_disks; k++)
+            known = known || !strcmp(a->disk[k].id, row->id);
+        if (known || a->n_disks == ASAN_DISKS_MAX)
+            continue;
+        struct ldisk *d = &a->disk[a->n_disks++];
+        d->a = a;
+        strncpy(d->id, row->id, ID_LEN);
+        d->name = xstrdup(row->name);
+        d->fast = xstrdup(row->fast_path);
+        d->capacity = xstrdup(row->capacity_path);
+        gdisk_get(a, d->id)->local = d;
+        log_info("disk %s: added at %s", d->name, d->capacity);
+        open_disk(d);
     }
+}
+
+static void reopen_closed(void *arg)
+{
+    struct ldisk *d = arg;
+    struct asan *a = d->a;
+    host_close(d);
+    d->store = NULL;
+    d->reopening = false;
+    a->open_stores--;
+    if (a->stop_stage)
+        asan_closed_one(a);
+    else if (!a->stopping)
+        open_disk(d);
+}
+
+/* The row of a disk that failed here says "up" again: someone exchanged it. */
+static void reopen(struct ldisk *d)
+{
+    log_info("disk %s: opened anew", d->name);
+    d->reopening = true;
+    if (d->store)
+        store_close(d->store, reopen_closed, d);
+    else {
+        d->a->open_stores++;
+        reopen_closed(d);
+    }
+}
+
+static void sized(void *arg, int status, const struct err *e)
+{
+    struct ldisk *d = arg;
+    (void)status;
+    (void)e;
+    d->txn_busy = false;
+    d->retry_ms = now_ms() + RETRY_MS;
+}
+
+static void publish_size(struct ldisk *d)
+{
+    struct store_usage u;
+    store_usage(d->store, &u);
+    struct cdb_txn *t = cdb_txn_new();
+    d->txn_busy = true;
+    cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_size_bytes, 0);
+    cdb_txn_set_int(t, CDB_T_DISK, d->id, CDB_DISK_size_bytes, (int64_t)u.size_bytes);
+    cdb_txn_commit(d->a->link, t, "size of disk", sized, d);
 }
 
 static void ready(struct ldisk *d)
@@ -155,10 +229,12 @@ static void raise_incarnation(struct ldisk *d, const struct cdb_disk *row)
 
 void disks_update(struct asan *a, const struct cdb_view *v)
 {
+    if (a->view_seen)
+        adopt(a, v);
     for (int i = 0; i < a->n_disks; i++) {
         struct ldisk *d = &a->disk[i];
         const struct cdb_disk *row = cdb_disk_get(v, d->id);
-        if (!row || d->txn_busy || now_ms() < d->retry_ms || !a->view_seen)
+        if (!row || d->txn_busy || d->reopening || now_ms() < d->retry_ms || !a->view_seen)
             continue;
         if (d->state == LD_FAILED && !d->announced) {
             if (!strcmp(row->state, "failed") && !strcmp(row->message, d->failure.msg))
@@ -170,6 +246,10 @@ void disks_update(struct asan *a, const struct cdb_view *v)
                 raise_incarnation(d, row);
             else
                 ready(d);
+        } else if (d->state == LD_FAILED && !strcmp(row->state, "up")) {
+            reopen(d);
+        } else if (d->state == LD_READY && !row->size_bytes) {
+            publish_size(d);
         }
     }
 }
@@ -193,6 +273,6 @@ static void closed(void *arg)
 void disks_close(struct asan *a)
 {
     for (int i = 0; i < a->n_disks; i++)
-        if (a->disk[i].store)
+        if (a->disk[i].store && !a->disk[i].reopening)
             store_close(a->disk[i].store, closed, &a->disk[i]);
 }

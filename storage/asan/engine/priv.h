@@ -75,7 +75,8 @@ struct ldisk { /* a disk of this node */
     enum { LD_WAIT_ROW, LD_RAISING, LD_READY, LD_FAILED } state;
     struct store *store;
     bool fresh;                  /* formatted now, or damaged: the incarnation must be raised before it serves */
-    bool txn_busy, announced, closed;    /* announced: the failure is in the database */
+    bool txn_busy, announced;    /* announced: the failure is in the database */
+    bool reopening;              /* closes, to be opened anew: there is another device behind its paths */
     struct err failure;
     uint64_t retry_ms;
     struct htab shards;          /* struct rshard */
