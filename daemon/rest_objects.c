@@ -32,7 +32,6 @@
             rest_ok(rq, 200, JSON);                                             \
     }
 
-<<<<<<< HEAD
 /* A node's row, and its storage links as this node sees them ("local": its own). */
 static json_t *node_with_links(const struct rest_req *rq, const struct cdb_view *v, const struct cdb_node *n)
 {
@@ -50,11 +49,6 @@ static json_t *node_with_links(const struct rest_req *rq, const struct cdb_view 
 
 LIST(rest_node_list, node, node_with_links(rq, v, row))
 GET(rest_node_get, node, CDB_T_NODE, "node", node_with_links(rq, v, row))
-LIST(rest_disk_list, disk, json_disk(v, row))
-=======
-LIST(rest_node_list, node, json_node(v, row))
-GET(rest_node_get, node, CDB_T_NODE, "node", json_node(v, row))
->>>>>>> 621a777 (disk drain|add|replace|spare|use|remove, disk plan, node maintenance, cluster set: REST and commands)
 LIST(rest_volume_list, volume, json_volume(v, row, false))
 GET(rest_volume_get, volume, CDB_T_VOLUME, "volume", json_volume(v, row, true))
 LIST(rest_image_list, image, json_image(v, row))

@@ -69,6 +69,7 @@ static void on_tick(uv_timer_t *t)
     host_tick(a);
     own_tick(a);
     resync_tick(a);
+    tidy_tick(a);
     front_tick(a);
     const struct cdb_view *view = view_of(a);
     struct htab_node *n, *next;

@@ -362,7 +362,7 @@ void host_request(struct ldisk *d, const struct store_shard_id *id, bool sealed,
         answer_later(h, E_IO, 0);
         return;
     }
-    if (d->state != LD_READY || d->a->stopping) {
+    if (d->state != LD_READY || d->reopening || d->a->stopping || tidy_refuses(d, id)) {
         answer_later(h, E_UNAVAIL, 0);
         return;
     }
@@ -397,11 +397,13 @@ static void forget(struct rshard *rs)
     free(rs);
 }
 
-void host_forget(struct ldisk *d, const struct store_shard_id *id)
+bool host_forget(struct ldisk *d, const struct store_shard_id *id)
 {
     struct rshard *rs = find(d, id);
-    if (rs && TAILQ_EMPTY(&rs->waiting) && TAILQ_EMPTY(&rs->early) && TAILQ_EMPTY(&rs->core.writes))
+    bool idle = !rs || (TAILQ_EMPTY(&rs->waiting) && TAILQ_EMPTY(&rs->early) && TAILQ_EMPTY(&rs->core.writes));
+    if (rs && idle)
         forget(rs);
+    return idle;
 }
 
 /* The store is closed: nothing of it is in flight any more. */

@@ -6,6 +6,7 @@
  *   link.c    owner side: messages to replicas, here or there       shard.c   an owner core and its database transactions
  *   volume.c  requests: split, order, completion                    own.c     when a volume is opened, claimed, released
  *   place.c   where a new shard's replicas go                       drop.c    deleted volumes
+ *   tidy.c    copies that have moved away
  *   resync.c  how many joins at once, their Tasks                   sealed.c  reading images without owning them
  *   front.c   vhost, NBD, asan_io                                   dump.c    JSON
  */
@@ -80,6 +81,9 @@ struct ldisk { /* a disk of this node */
     struct err failure;
     uint64_t retry_ms;
     struct htab shards;          /* struct rshard */
+    bool tidying;                /* `tidy_id` is being dropped: its requests are refused */
+    struct store_shard_id tidy_id;
+    uint64_t tidy_ms;
 };
 
 TAILQ_HEAD(hreq_list, hreq);
@@ -283,7 +287,7 @@ void disks_close(struct asan *a);
 /* host.c */
 void host_request(struct ldisk *d, const struct store_shard_id *id, bool sealed, struct hreq *h);
 void host_tick(struct asan *a);
-void host_forget(struct ldisk *d, const struct store_shard_id *id);
+bool host_forget(struct ldisk *d, const struct store_shard_id *id); /* false: something of it is under way */
 void host_close(struct ldisk *d);
 
 /* server.c */
@@ -324,6 +328,10 @@ void own_release(struct volume *v);
 struct placement { int n; struct { const char *disk; int64_t incarnation; } at[3]; };
 MUST_CHECK int place_shard(const struct cdb_view *v, const char *self, const struct cdb_volume *vol, uint32_t index,
                            struct placement *ret, struct err *e);
+
+/* tidy.c */
+void tidy_tick(struct asan *a);
+bool tidy_refuses(const struct ldisk *d, const struct store_shard_id *id);
 
 /* drop.c, resync.c, sealed.c, dump.c */
 void drop_update(struct volume *v, const struct cdb_view *view);

@@ -63,6 +63,9 @@ struct store_shard_info {
 };
 void store_shard_info(const struct store *s, const struct store_shard_id *id, struct store_shard_info *ret); /* memory only */
 
+/* Every shard that exists; `fn` must not change the store. Memory only. */
+void store_each_shard(const struct store *s, void (*fn)(void *arg, const struct store_shard_id *id), void *arg);
+
 struct store_op { /* caller-owned; common to all asynchronous operations */
     void (*done)(struct store_op *op, int status, const struct err *e);
     void *arg;

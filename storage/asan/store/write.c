@@ -265,6 +265,16 @@ void store_shard_info(const struct store *s, const struct store_shard_id *id, st
                                      .last = sh->last, .commit = sh->commit};
 }
 
+void store_each_shard(const struct store *s, void (*fn)(void *arg, const struct store_shard_id *id), void *arg)
+{
+    struct htab_node *n;
+    HTAB_FOR_EACH (n, &s->index.shards) {
+        const struct shard *sh = container_of(n, struct shard, node);
+        if (sh->exists && !sh->dropping)
+            fn(arg, &sh->id);
+    }
+}
+
 size_t store_tail(const struct store *s, const struct store_shard_id *id, struct store_tail_rec **ret)
 {
     const struct shard *sh = shard_find(&s->index, id);
