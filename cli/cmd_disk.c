@@ -16,8 +16,16 @@ static char *cell_copies(const json_t *o)
     return xasprintf("%" PRId64 " of %" PRId64 " in sync", int_of(o, "shard_copies_in_sync"), int_of(o, "shard_copies"));
 }
 
+/* A full disk is up, and yet nothing new may come to it. */
+static char *cell_state(const json_t *o)
+{
+    const char *state = text_of(o, "state");
+    return xstrdup(json_is_true(json_object_get(o, "full")) && strcmp(state, "up") == 0 ? "full" : state);
+}
+
 static const struct field fields[] = {
-    {"DISK", .fn = cell_name}, {"ID", "id", F_ONE}, {"STATE", "state"}, {"SIZE", "size_bytes", F_SIZE}, {"COPIES", .fn = cell_copies},
+    {"DISK", .fn = cell_name}, {"ID", "id", F_ONE}, {"STATE", .fn = cell_state}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE},
+    {"COPIES", .fn = cell_copies},
     {"FAST", "fast_path"}, {"CAPACITY", "capacity_path"}, {"INCARNATION", "incarnation", F_ONE}, {"REPLACED BY", "replaced_by", F_ONE},
     {"MESSAGE", "message"}, {0},
 };

@@ -8,7 +8,7 @@
 #include "cli/wait.h"
 
 static const struct field fields[] = {
-    {"NAME", "name"}, {"ID", "id", F_ONE}, {"SIZE", "size_bytes", F_SIZE}, {"COPIES", "replicas", F_NUMBER}, {"HEALTH", "health"},
+    {"NAME", "name"}, {"ID", "id", F_ONE}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE}, {"COPIES", "replicas", F_NUMBER}, {"HEALTH", "health"},
     {"VM", "vm"}, {"OWNER", "owner"}, {"STATE", "state"}, {"PURPOSE", "purpose"}, {"SEALED", "sealed", F_ONE}, {"EPOCH", "epoch", F_ONE},
     {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"WHY", "health_reason"}, {0},
 };
@@ -31,7 +31,7 @@ static char *cell_replicas(const json_t *shard)
 }
 
 static const struct field shard_fields[] = {
-    {"SHARD", "index", F_NUMBER}, {"GENERATION", "generation", F_NUMBER}, {"IN SYNC", "in_sync", F_NUMBER}, {"COPIES", .fn = cell_replicas}, {0},
+    {"SHARD", "index", F_NUMBER}, {"GENERATION", "generation", F_NUMBER}, {"IN SYNC", "in_sync", F_NUMBER}, {"USED", "used_bytes", F_SIZE}, {"COPIES", .fn = cell_replicas}, {0},
 };
 
 static int run_volume_show(struct cli *c)

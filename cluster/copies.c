@@ -72,7 +72,7 @@ struct spread *spread_new(const struct cdb_view *v)
     for (size_t i = 0; i < cdb_disk_count(v); i++) {
         const struct cdb_disk *d = cdb_disk_at(v, i);
         const struct cdb_node *n = cdb_node_get(v, d->node);
-        if (n && !strcmp(d->state, "up") && !strcmp(n->state, "up") && !n->maintenance)
+        if (n && !strcmp(d->state, "up") && !d->full && !strcmp(n->state, "up") && !n->maintenance)
             sp->p[sp->n++] = (struct place){d, n->domain[0] ? n->domain : n->id, d->size_bytes};
     }
     for (size_t i = 0; i < cdb_shard_count(v); i++) {

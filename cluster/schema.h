@@ -48,6 +48,8 @@
     X(STR, name)                 /* unique within the node */                                                      \
     X(STR, fast_path) X(STR, capacity_path)                                                                        \
     X(INT, size_bytes)           /* what may be used at capacity_path */                                           \
+    X(INT, used_bytes)           /* taken by extents; its node tells every 10 s, and at once when `full` changes */   \
+    X(BOOL, full)                /* too little room: guests' writes to replicas here wait until there is more */      \
     X(INT, incarnation)          /* raised when the content is no longer to be believed; see Shard.in_sync */      \
     X(STR, state)                /* [up|failed|isolated|draining|spare]: copies on up are kept; isolated = too slow */ \
     X(STR, replaced_by)          /* disk id of the spare that came into service for it, "" = none */               \
@@ -70,7 +72,8 @@
     X(STR, volume) X(INT, idx)                                                                                     \
     X(STRS, replicas)            /* disk ids */                                                                    \
     X(IMAP, in_sync)             /* disk id -> incarnation; counts only while Disk.incarnation is the same */      \
-    X(INT, generation)           /* raised with every change of replicas or in_sync */
+    X(INT, generation)           /* raised with every change of replicas or in_sync */                            \
+    X(INT, used_bytes)           /* space that one replica takes, told by the first one whose node is up */
 
 #define CDB_COLS_IMAGE(X)                                                                                          \
     X(STR, name)                 /* unique */                                                                      \

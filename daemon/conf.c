@@ -18,14 +18,16 @@ static int check_path(const char *what, const char *path, struct err *e)
 static int read_disk(const json_t *obj, int i, struct conf *c, struct err *e)
 {
     const char *name = NULL, *fast = NULL, *capacity = NULL;
+    int64_t limit = 0;
     char what[32];
     snprintf(what, sizeof what, "disks[%d]", i);
     const struct jin_field f[] = {
         {"name", JIN_STR, true, &name, 1, 63},
         {"fast", JIN_STR, true, &fast, 1, 200},
         {"capacity", JIN_STR, true, &capacity, 1, 200},
+        {"limit_bytes", JIN_INT, false, &limit, 64ll << 20, INT64_MAX},
     };
-    int rc = jin_read(obj, what, f, 3, e);
+    int rc = jin_read(obj, what, f, sizeof f / sizeof *f, e);
     if (!rc)
         rc = jin_name_check(what, name, e);
     if (!rc)
@@ -37,7 +39,7 @@ static int read_disk(const json_t *obj, int i, struct conf *c, struct err *e)
     for (int k = 0; k < c->n_disks; k++)
         if (!strcmp(c->disks[k].name, name) || !strcmp(c->disks[k].capacity, capacity))
             return err_set(e, E_INVAL, "%s: the name or the capacity path is that of disks[%d]", what, k);
-    c->disks[c->n_disks++] = (struct conf_disk){xstrdup(name), xstrdup(fast), xstrdup(capacity)};
+    c->disks[c->n_disks++] = (struct conf_disk){xstrdup(name), xstrdup(fast), xstrdup(capacity), (uint64_t)limit};
     return 0;
 }
 

@@ -34,7 +34,7 @@ struct conf { /* /etc/cohort/cohortd.json; conf.c checks every field and names w
     int64_t journal_bytes;
     int election_ms;                /* RAFT election timer at cluster creation */
     int n_disks;
-    struct conf_disk { char *name, *fast, *capacity; } disks[CONF_DISKS_MAX];
+    struct conf_disk { char *name, *fast, *capacity; uint64_t limit_bytes; } disks[CONF_DISKS_MAX];
 };
 MUST_CHECK int conf_load(const char *path, struct conf *ret_conf, struct err *e);
 void conf_free(struct conf *c);

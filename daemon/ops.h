@@ -57,6 +57,8 @@ const char *volume_health_name(enum volume_health h);
 /* From the shards' in-sync sets against the wanted number of copies and the minimum (2 of 3, 1 of 2, 1 of 1).
  * `why` (at least 160 bytes) gets a sentence for people, "" when healthy. */
 enum volume_health ops_volume_health(const struct cdb_view *v, const struct cdb_volume *vol, char *why);
+/* Space that one full copy takes, in bytes; the disks hold `replicas` times as much. */
+int64_t ops_volume_used(const struct cdb_view *v, const struct cdb_volume *vol);
 int64_t ops_shard_bytes(int64_t size_bytes);
 const struct cdb_machine *ops_volume_user(const struct cdb_view *v, const char *volume_id, int *ret_slot);
 

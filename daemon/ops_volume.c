@@ -299,21 +299,48 @@ static int live_copies(const struct cdb_view *v, const struct cdb_shard *s)
     return n;
 }
 
+int64_t ops_volume_used(const struct cdb_view *v, const struct cdb_volume *vol)
+{
+    int64_t used = 0;
+    for (size_t i = 0; i < cdb_shard_count(v); i++)
+        if (strcmp(cdb_shard_at(v, i)->volume, vol->id) == 0)
+            used += cdb_shard_at(v, i)->used_bytes;
+    return used;
+}
+
+/* A full disk that has an in-sync copy: guests' writes of data wait for it. */
+static const struct cdb_disk *full_disk(const struct cdb_view *v, const struct cdb_shard *s)
+{
+    for (size_t i = 0; i < s->replicas.n; i++) {
+        const struct cdb_disk *d = cdb_disk_get(v, s->replicas.v[i]);
+        if (d && d->full && cdb_shard_in_sync(v, s, d->id))
+            return d;
+    }
+    return NULL;
+}
+
 enum volume_health ops_volume_health(const struct cdb_view *v, const struct cdb_volume *vol, char *why)
 {
     int64_t fewest = vol->replicas;
     int short_of = 0, shards = 0;
+    const struct cdb_disk *full = NULL;
     for (size_t i = 0; i < cdb_shard_count(v); i++) {
         const struct cdb_shard *s = cdb_shard_at(v, i);
         if (strcmp(s->volume, vol->id) != 0)
             continue;
         int n = live_copies(v, s);
+        full = full ? full : full_disk(v, s);
         shards++;
         short_of += n < vol->replicas;
         if (n < fewest)
             fewest = n;
     }
     why[0] = '\0';
+    if (full && !vol->sealed) {
+        const struct cdb_node *n = cdb_node_get(v, full->node);
+        snprintf(why, 160, "disk %.40s/%.40s is full: writes wait until there is space", n ? n->name : "?", full->name);
+        return VOLUME_PARKED;
+    }
     if (!short_of)
         return VOLUME_HEALTHY;
     if (fewest < copies_min(vol->replicas)) {

@@ -81,6 +81,8 @@ json_t *json_disk(const struct cdb_view *v, const struct cdb_disk *d)
     put_str(o, "fast_path", d->fast_path);
     put_str(o, "capacity_path", d->capacity_path);
     put_int(o, "size_bytes", d->size_bytes);
+    put_int(o, "used_bytes", d->used_bytes);
+    put_bool(o, "full", d->full);
     put_int(o, "incarnation", d->incarnation);
     put_str(o, "state", d->state);
     put_str(o, "message", d->message);
@@ -101,6 +103,7 @@ static json_t *shard(const struct cdb_view *v, const struct cdb_shard *s)
     json_t *o = json_object(), *copies = json_array();
     put_int(o, "index", s->idx);
     put_int(o, "generation", s->generation);
+    put_int(o, "used_bytes", s->used_bytes);
     put_int(o, "in_sync", cdb_shard_in_sync_count(v, s));
     for (size_t i = 0; i < s->replicas.n; i++) {
         const struct cdb_disk *d = cdb_disk_get(v, s->replicas.v[i]);
@@ -147,6 +150,7 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
     put_str(o, "id", vol->id);
     put_str(o, "name", vol->name);
     put_int(o, "size_bytes", vol->size_bytes);
+    put_int(o, "used_bytes", ops_volume_used(v, vol));
     put_int(o, "shard_bytes", vol->shard_bytes);
     put_int(o, "replicas", vol->replicas);
     put_ref(o, v, CDB_T_NODE, "owner", vol->owner);

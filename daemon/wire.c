@@ -128,7 +128,8 @@ static int start_storage(struct daemon *d, const struct cdb_view *v, struct err 
             log_warn("disk %s of the configuration is not in the database: not used", d->conf.disks[i].name);
             continue;
         }
-        c.disks[c.n_disks++] = (struct asan_disk_conf){id, d->conf.disks[i].name, d->conf.disks[i].fast, d->conf.disks[i].capacity};
+        c.disks[c.n_disks++] = (struct asan_disk_conf){id, d->conf.disks[i].name, d->conf.disks[i].fast, d->conf.disks[i].capacity,
+                                                      d->conf.disks[i].limit_bytes};
     }
     int rc = asan_start(&c, &d->asan, e);
     free(nbd);

@@ -413,7 +413,7 @@ static void reading(void **s)
     add_shard(json_string_value(json_object_get(last.json, "id")));
     ok("volume show v");
     contains(last.out, "health:      degraded");
-    contains(last.out, "SHARD  GENERATION  IN SYNC  COPIES\n    0           4        2  n"); /* the copies are a set */
+    contains(last.out, "SHARD  GENERATION  IN SYNC  USED  COPIES\n    0           4        2   0 B  n"); /* the copies are a set */
     contains(last.out, "n3/d0 (behind; node up)");
     assert_null(strstr(last.out, "n1/d0 (behind"));
     ok("cluster status");

@@ -72,6 +72,7 @@ static void on_tick(uv_timer_t *t)
     tidy_tick(a);
     front_tick(a);
     const struct cdb_view *view = view_of(a);
+    usage_tick(a, view);
     struct htab_node *n, *next;
     bool recheck = a->recheck, here;
     a->recheck = false;
@@ -383,6 +384,7 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
         d->name = xstrdup(conf->disks[i].name);
         d->fast = xstrdup(conf->disks[i].fast);
         d->capacity = xstrdup(conf->disks[i].capacity);
+        d->limit_bytes = conf->disks[i].limit_bytes;
     }
     a->start_conf = conf;
     int rc = pthread_create(&a->thread, NULL, thread, a);

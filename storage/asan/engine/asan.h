@@ -25,6 +25,7 @@ struct asan;
 struct asan_disk_conf {
     const char *id;            /* of its row in Disk, which must exist or come */
     const char *name, *fast, *capacity;
+    uint64_t limit_bytes;      /* extents may take so much of `capacity`; 0 = what the file system has */
 };
 
 struct asan_conf { /* copied */

@@ -44,7 +44,7 @@ static int open_store(struct ldisk *d, struct err *e)
     char marker[512], *text;
     size_t len;
     struct store_conf conf = {.fast_path = d->fast, .capacity_path = d->capacity, .disk_id = d->id,
-                              .cluster_uuid = d->a->cluster_uuid, .journal_bytes = d->a->journal_bytes};
+                              .cluster_uuid = d->a->cluster_uuid, .limit_bytes = d->limit_bytes, .journal_bytes = d->a->journal_bytes};
     marker_path(d, marker, sizeof marker);
     int rc = file_mkdirs(d->fast, 0700, e);
     if (!rc)

@@ -6,7 +6,6 @@
 #include "storage/asan/engine/priv.h"
 
 #define EARLY_MS 5000 /* as long as a call waits for its answer */
-#define RESERVE_BYTES (64u << 20) /* refused before the store is full: a write that fails inside would make a hole */
 
 static uint64_t key(const struct store_shard_id *id)
 {
@@ -238,16 +237,21 @@ static void do_tail(struct hreq *h)
 static void do_fence(struct hreq *h)
 {
     TAILQ_INSERT_TAIL(&h->rs->waiting, h, entry);
+    if (h->m.settled) /* now: what the answer waits for may wait for journal space that only this mark frees */
+        store_commit_mark(h->rs->disk->store, &h->rs->id, (struct store_version){h->m.epoch, h->m.commit_seq});
     h->st.op.done = fence_done;
     h->st.op.arg = h;
     store_fence(h->rs->disk->store, &h->st.op, &h->rs->id, h->m.epoch, h->m.shard_bytes);
 }
 
-static bool has_room(struct ldisk *d)
+/* Asked before the core accepts: a write that failed for want of space inside the store would make a hole in the chain. */
+static bool has_room(struct ldisk *d, const struct store_shard_id *id, const struct repl_msg *m)
 {
-    struct store_usage u;
-    store_usage(d->store, &u);
-    return u.used_bytes + u.dirty_bytes + RESERVE_BYTES < u.size_bytes;
+    if (m->zero)
+        return true;
+    if (m->kind == REPL_COPY)
+        return store_room(d->store, id, m->chunk * STORE_CHUNK, STORE_CHUNK, false);
+    return m->kind != REPL_WRITE || store_room(d->store, id, m->offset, m->length, m->use_reserve);
 }
 
 static uint64_t own_incarnation(struct ldisk *d)
@@ -339,8 +343,7 @@ static void judge(struct hreq *h, bool sealed)
     int status = E_UNAVAIL;
     uint64_t detail = 0;
     struct rshard *rs = h->rs;
-    bool data = h->m.kind == REPL_WRITE || h->m.kind == REPL_COPY;
-    bool room = !data || h->m.zero || has_room(rs->disk);
+    bool room = has_room(rs->disk, &rs->id, &h->m);
     switch (replica_judge(&rs->core, &h->m, own_incarnation(rs->disk), sealed, room, &h->ticket, &h->wait, &status, &detail)) {
     case REPLICA_ACCEPT:
         accepted(h);

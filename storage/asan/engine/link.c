@@ -181,6 +181,7 @@ static void send_write(struct lcall *c, Cohort__Storage__Shard *s)
     q.offset = m->offset;
     q.length = m->length;
     q.zero = m->zero;
+    q.use_reserve = m->use_reserve;
     q.crc = m->crc;
     call(c, RPC_STORE_WRITE, NULL, &q.base, m->zero ? 0 : m->length);
 }
@@ -209,6 +210,7 @@ static void send_message(struct lcall *c, Cohort__Storage__Shard *s)
     case REPL_FENCE: {
         Cohort__Storage__FenceReq q = COHORT__STORAGE__FENCE_REQ__INIT;
         q.shard = s, q.epoch = m->epoch, q.session = m->session, q.shard_bytes = m->shard_bytes;
+        q.settled = m->settled, q.commit_seq = m->commit_seq;
         call(c, RPC_STORE_FENCE, &cohort__storage__fence_rep__descriptor, &q.base, 0);
         break;
     }

@@ -8,7 +8,8 @@
  *   place.c   where a new shard's replicas go                       drop.c    deleted volumes
  *   tidy.c    copies that have moved away
  *   resync.c  how many joins at once, their Tasks                   sealed.c  reading images without owning them
- *   front.c   vhost, NBD, asan_io                                   dump.c    JSON
+ *   front.c   vhost, NBD, asan_io                                   usage.c   how full the disks are
+ *   dump.c    JSON
  */
 #ifndef COHORT_STORAGE_ENGINE_PRIV_H
 #define COHORT_STORAGE_ENGINE_PRIV_H
@@ -67,12 +68,14 @@ struct gdisk {
     char id[ID_LEN + 1], node[ID_LEN + 1], name[64];
     uint64_t incarnation;
     bool exists, usable;         /* row there; disk and node up */
+    bool full;
     struct ldisk *local;         /* on this node */
 };
 
 struct ldisk { /* a disk of this node */
     struct asan *a;
     char id[ID_LEN + 1], *name, *fast, *capacity;
+    uint64_t limit_bytes;
     enum { LD_WAIT_ROW, LD_RAISING, LD_READY, LD_FAILED } state;
     struct store *store;
     bool fresh;                  /* formatted now, or damaged: the incarnation must be raised before it serves */
@@ -248,6 +251,8 @@ struct asan {
     bool last_try;
     struct nbd_server *nbd;
     bool lease, stopping, recheck; /* recheck: a disk came or went: which volumes need us? */
+    bool usage_busy;             /* usage.c: a transaction is out; when to look, when sizes were told last */
+    uint64_t usage_ms, usage_told_ms;
     bool view_seen, barrier_busy; /* view_seen: the view is as new as this process */
     unsigned joins, open_stores, closing; /* closing: steps of stopping that are under way */
     int stop_stage;
@@ -333,8 +338,9 @@ MUST_CHECK int place_shard(const struct cdb_view *v, const char *self, const str
 void tidy_tick(struct asan *a);
 bool tidy_refuses(const struct ldisk *d, const struct store_shard_id *id);
 
-/* drop.c, resync.c, sealed.c, dump.c */
+/* drop.c, usage.c, resync.c, sealed.c, dump.c */
 void drop_update(struct volume *v, const struct cdb_view *view);
+void usage_tick(struct asan *a, const struct cdb_view *view);
 void resync_tick(struct asan *a);
 bool resync_wanted(struct asan *a, const struct cdb_view *view, const struct volume *v, bool *ret_here);
 void resync_orphan(struct volume *v, const struct cdb_view *view, uint64_t now);

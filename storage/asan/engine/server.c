@@ -141,6 +141,8 @@ static void on_fence(struct rpc_req *req, void *arg)
     struct hreq *h = new_hreq(req, REPL_FENCE, q->shard, q->epoch);
     h->m.session = q->session;
     h->m.shard_bytes = q->shard_bytes;
+    h->m.settled = q->settled;
+    h->m.commit_seq = q->commit_seq;
     host_request(d, &id, false, h);
 }
 
@@ -164,6 +166,7 @@ static void on_write(struct rpc_req *req, void *arg)
     h->m.offset = q->offset;
     h->m.length = q->length;
     h->m.zero = q->zero;
+    h->m.use_reserve = q->use_reserve;
     h->m.crc = q->crc;
     h->m.data = q->zero ? NULL : iobuf_ref(req->data);
     host_request(d, &id, false, h);

@@ -216,7 +216,7 @@ void shard_view(struct shard *s, const struct cdb_view *view)
             struct gdisk *g = gdisk_get(a, row->replicas.v[i]);
             ov.replica[ov.n++] = (struct owner_view_replica){
                 .disk = g->number, .incarnation = g->incarnation, .in_sync = cdb_shard_in_sync(view, row, g->id),
-                .usable = g->usable, .local = g->local != NULL, .up = gdisk_up(a, g)};
+                .usable = g->usable, .local = g->local != NULL, .up = gdisk_up(a, g), .full = g->full};
         }
     }
     owner_view(s->core, &ov, now_ms());

@@ -6,7 +6,7 @@ if(TARGET c_proto AND TARGET c_cluster)
     ${CMAKE_CURRENT_LIST_DIR}/link.c ${CMAKE_CURRENT_LIST_DIR}/shard.c ${CMAKE_CURRENT_LIST_DIR}/volume.c
     ${CMAKE_CURRENT_LIST_DIR}/own.c ${CMAKE_CURRENT_LIST_DIR}/place.c ${CMAKE_CURRENT_LIST_DIR}/drop.c
     ${CMAKE_CURRENT_LIST_DIR}/resync.c ${CMAKE_CURRENT_LIST_DIR}/sealed.c ${CMAKE_CURRENT_LIST_DIR}/front.c
-    ${CMAKE_CURRENT_LIST_DIR}/dump.c ${CMAKE_CURRENT_LIST_DIR}/tidy.c)
+    ${CMAKE_CURRENT_LIST_DIR}/dump.c ${CMAKE_CURRENT_LIST_DIR}/usage.c ${CMAKE_CURRENT_LIST_DIR}/tidy.c)
   target_link_libraries(c_engine PUBLIC c_repl c_store c_front c_cluster c_proto)
   target_link_libraries(c_volume PUBLIC c_engine)
 

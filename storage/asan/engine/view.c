@@ -70,6 +70,7 @@ static void take_disks(struct asan *a, const struct cdb_view *v)
         strncpy(g->name, d->name, sizeof g->name - 1);
         g->incarnation = (uint64_t)d->incarnation;
         g->exists = true;
+        g->full = d->full;
         g->usable = !strcmp(d->state, "up") && n && !strcmp(n->state, "up");
     }
 }

@@ -25,13 +25,16 @@ struct repl_msg {
     uint64_t session;         /* counts in FENCE, WRITE, COPY (replica.h); in all it tells late answers from current ones */
     uint64_t shard_bytes;     /* FENCE */
     uint64_t seq, prev_seq;   /* WRITE */
-    uint64_t commit_seq;      /* WRITE (0 = nothing new), COMMIT */
+    uint64_t commit_seq;      /* WRITE (0 = nothing new), COMMIT, FENCE with `settled` */
+    bool settled;             /* FENCE: the owner serves, so it tells the mark at once: a replica whose journal is full of what
+                               * was never settled could otherwise neither answer nor learn what settles it */
     uint64_t offset;          /* READ, WRITE: bytes in the shard */
     uint32_t length;
     bool map;                 /* READ */
     uint64_t chunk;           /* VERSIONS, COPY */
     uint32_t count;           /* VERSIONS */
     struct store_version version; /* COPY: the source's; TAIL: only records above it */
+    bool use_reserve;         /* WRITE: to be carried out even where the disk counts as full, for it is under way elsewhere */
     bool zero;                /* WRITE, COPY: no data */
     uint32_t crc;             /* crc32c of the data */
     struct iobuf *data;

@@ -38,6 +38,14 @@ int isr_count(const struct owner *o)
     return __builtin_popcount(isr_mask(o));
 }
 
+bool isr_full(const struct owner *o)
+{
+    for (int i = 0; i < OWNER_MEMBERS_MAX; i++)
+        if (o->m[i].isr && o->m[i].full)
+            return true;
+    return false;
+}
+
 uint64_t new_tag(struct owner *o)
 {
     return ++o->next_tag;
@@ -137,6 +145,8 @@ static const char *parked_reason(const struct owner *o)
     for (int i = 0; i < OWNER_MEMBERS_MAX; i++)
         if (o->m[i].isr && o->m[i].failing)
             return o->txn_busy ? "taking a failed replica out" : "a replica does not answer";
+    if (isr_full(o))
+        return "the disk of a replica is full: writes wait for space";
     return NULL;
 }
 
@@ -187,6 +197,8 @@ static void view_members(struct owner *o, const struct owner_view *v, bool newer
         m->listed = true;
         m->usable = r->usable;
         m->local = r->local;
+        m->view_full = r->full;
+        m->full = m->full || r->full;
         if (r->incarnation > m->incarnation)
             member_incarnation(o, m, r->incarnation);
         bool in_sync = r->in_sync && r->incarnation == m->incarnation;

@@ -117,6 +117,7 @@ struct owner_view {
         bool usable;              /* disk and node may be used: worth joining */
         bool local;               /* on this node */
         bool up;                  /* connected now */
+        bool full;                /* its disk says so: no new writes of data for now */
     } replica[OWNER_MEMBERS_MAX];
 };
 void owner_view(struct owner *o, const struct owner_view *v, uint64_t now_ms);

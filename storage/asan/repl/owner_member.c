@@ -39,7 +39,8 @@ void member_want(struct owner *o, int i)
     m->session = ++o->next_session;
     m->fence_tag = new_tag(o);
     m->ctl_ms = o->now;
-    struct repl_msg msg = {.kind = REPL_FENCE, .tag = m->fence_tag, .shard_bytes = o->conf.shard_bytes};
+    struct repl_msg msg = {.kind = REPL_FENCE, .tag = m->fence_tag, .shard_bytes = o->conf.shard_bytes,
+                           .settled = o->state == OWNER_SERVING, .commit_seq = o->state == OWNER_SERVING ? o->commit_seq : 0};
     member_send(o, i, &msg);
 }
 
@@ -111,13 +112,22 @@ static struct owner_op *find_op(struct owner_ops *l, uint64_t tag)
     return NULL;
 }
 
-/* What a refusal means for the session. E_CORRUPT of a read is not among them: it is the block's fault. */
+/* What a refusal means for the session. E_CORRUPT of a read is not among them: it is the block's fault. A full disk keeps
+ * its replica in the set, as the others are likely to be full soon, too: what is under way goes again and takes from the
+ * disk's reserve; new writes of data wait (admit()). */
 static void refused(struct owner *o, int i, int status)
 {
     struct member *m = &o->m[i];
-    if (status == E_NOSPC || status == E_IO || status == E_NOTFOUND)
+    uint64_t retry_ms = RETRY_MS;
+    if (status == E_NOSPC) {
+        retry_ms = m->full ? 1000 : 0;
+        m->full = true;
+        m->full_ms = o->now;
+    } else if (status == E_IO || status == E_NOTFOUND) {
         m->broken = m->failing = true;
-    member_reset(o, i, m->broken ? 1000 : RETRY_MS);
+        retry_ms = 1000;
+    }
+    member_reset(o, i, retry_ms);
 }
 
 void member_answer(struct owner *o, int i, const struct repl_answer *a)
@@ -214,6 +224,8 @@ void members_tick(struct owner *o)
 {
     for (int i = 0; i < OWNER_MEMBERS_MAX; i++) {
         struct member *m = &o->m[i];
+        if (m->full && !m->view_full && o->now - m->full_ms >= FULL_LATCH_MS)
+            m->full = false;
         if (!m->used || !required(m))
             continue;
         member_want(o, i);

@@ -145,7 +145,7 @@ void op_send_write(struct owner *o, struct owner_op *op, int i)
     assert(m->chain < op->seq); /* rule 4: in order of seq */
     struct repl_msg msg = {.kind = REPL_WRITE, .tag = op->tag, .seq = op->seq, .prev_seq = m->chain, .offset = op->offset,
                            .length = op->length, .zero = op->zero, .crc = op->crc, .data = op->zero ? NULL : op->data,
-                           .data_off = op->data_off};
+                           .data_off = op->data_off, .use_reserve = m->full || internal(o, op)};
     if (o->state == OWNER_SERVING && o->commit_seq) {
         msg.commit_seq = o->commit_seq;
         m->told_commit = (int64_t)o->commit_seq;
@@ -253,8 +253,11 @@ static void admit(struct owner *o)
 {
     struct owner_op *op, *next;
     unsigned scanned = 0;
+    bool full = isr_full(o);
     for (op = TAILQ_FIRST(&o->waiting); op && scanned < SCAN_MAX; op = next) {
         next = TAILQ_NEXT(op, entry);
+        if (full && op->kind == OWNER_WRITE && !op->zero && !internal(o, op))
+            continue; /* not even sent; discards behind it may bring the space it waits for */
         scanned++;
         unsigned targets = 0;
         if (op->kind == OWNER_WRITE && !internal(o, op) && o->bytes_in_flight &&

@@ -12,6 +12,7 @@
 #define REWRITES 8          /* ranges rewritten at a time when reconciling */
 #define REWRITE_MAX (1u << 20)
 #define JOIN_COPIES 4       /* chunks copied at a time */
+#define FULL_LATCH_MS 3000  /* an E_NOSPC counts until the database has had time to tell the same */
 #define SCAN_MAX 64         /* waiting operations looked at per step: bounds the work of overlap checks */
 
 enum phase { PH_IDLE, PH_WAITING, PH_READING, PH_READ /* internal: has its data, is to be written */, PH_WRITING, PH_DONE };
@@ -32,7 +33,9 @@ struct member {
     bool joining;           /* not (known to be) in sync, yet its answers are required */
     bool add_pending;       /* a transaction that adds it may have happened */
     bool failing;           /* too slow or gone: to be taken out */
-    bool broken;            /* refused for a reason of its own (no space, disk failed): no use waiting */
+    bool broken;            /* refused for a reason of its own (disk failed): no use waiting */
+    bool full, view_full;   /* its disk has little room left: by its own answer or by the database; the database alone */
+    uint64_t full_ms;       /* its last E_NOSPC */
     enum member_state state;
     uint64_t session, fence_tag, ctl_tag; /* ctl: the tail or versions request that is out, 0 = none */
     uint64_t retry_ms, down_ms, not_live_ms, ctl_ms;
@@ -110,6 +113,7 @@ static inline unsigned bit(int i) { return 1u << i; }
 unsigned isr_mask(const struct owner *o);
 unsigned required_mask(const struct owner *o);
 int isr_count(const struct owner *o);
+bool isr_full(const struct owner *o);                  /* a member's disk has no room: guests' writes of data wait */
 uint64_t new_tag(struct owner *o);
 bool overlaps(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len);
 

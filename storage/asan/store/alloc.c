@@ -13,6 +13,10 @@
 #include "base/fault.h"
 #include "storage/asan/store/store.h"
 
+#define KEEP_MIN (256ull << 20) /* of the file system, for metadata */
+#define RESERVE_MIN 64u           /* places: 16 MiB */
+#define RESERVE_MAX 1024u
+
 static bool bit(const struct places *p, uint64_t i) { return p->bits[i / 64] >> (i % 64) & 1; }
 
 void places_look(struct places *p)
@@ -20,9 +24,43 @@ void places_look(struct places *p)
     struct statvfs v;
     if (fstatvfs(p->fd, &v) < 0)
         return;
-    uint64_t total = (uint64_t)v.f_blocks * v.f_frsize, keep = total / 50;
+    /* Metadata take about 1/600 of the data, compaction at times twice that, and RocksDB's log up to 64 MiB. */
+    uint64_t total = (uint64_t)v.f_blocks * v.f_frsize, least = total / 4 < KEEP_MIN ? total / 4 : KEEP_MIN;
     p->fs_free = (uint64_t)v.f_bavail * v.f_frsize;
-    p->fs_keep = keep > (1ull << 30) ? 1ull << 30 : keep;
+    p->fs_keep = total / 128 > least ? total / 128 : least;
+    uint64_t size = total / STORE_EXTENT < p->limit ? total / STORE_EXTENT : p->limit, reserve = size / 20;
+    p->reserve = reserve < RESERVE_MIN ? RESERVE_MIN : reserve > RESERVE_MAX ? RESERVE_MAX : reserve;
+    uint64_t left = places_left(p);
+    p->full = left < p->reserve * (p->full ? 2 : 1);
+}
+
+static uint64_t growable(const struct places *p)
+{
+    uint64_t more = p->fs_free > p->fs_keep ? (p->fs_free - p->fs_keep) / STORE_EXTENT : 0, to_limit = p->n < p->limit ? p->limit - p->n : 0;
+    return more < to_limit ? more : to_limit;
+}
+
+uint64_t places_left(const struct places *p)
+{
+    uint64_t left = p->n - p->used - p->reserved + growable(p);
+    return left > ALLOC_SLACK ? left - ALLOC_SLACK : 0;
+}
+
+bool places_room(struct places *p, uint64_t count, bool use_reserve)
+{
+    if (!use_reserve && p->full)
+        return false;
+    if (p->fs_free < p->fs_keep / 4 || places_left(p) < count + (use_reserve ? 0 : p->reserve)) {
+        places_look(p);
+        if (p->fs_free < p->fs_keep / 4 || places_left(p) < count + (use_reserve ? 0 : p->reserve)) {
+            p->full = true;
+            return false;
+        }
+    }
+    if (places_reserve(p, count, NULL) < 0)
+        return false;
+    places_unreserve(p, count);
+    return true;
 }
 
 static void resize(struct places *p, uint64_t n)
@@ -35,9 +73,9 @@ static void resize(struct places *p, uint64_t n)
     p->n = n;
 }
 
-int places_open(struct places *p, int fd, struct err *e)
+int places_open(struct places *p, int fd, uint64_t limit_bytes, struct err *e)
 {
-    *p = (struct places){.fd = fd};
+    *p = (struct places){.fd = fd, .limit = limit_bytes ? limit_bytes / STORE_EXTENT : UINT64_MAX};
     struct stat st;
     if (fstat(fd, &st) < 0)
         return err_sys(e, errno, "look at extents.dat");
@@ -71,9 +109,11 @@ uint64_t places_spare(const struct places *p)
 
 static int grow(struct places *p, uint64_t count, struct err *e)
 {
-    uint64_t more = (count + ALLOC_STEP - 1) / ALLOC_STEP * ALLOC_STEP;
     places_look(p);
-    if (fault_hit("extents.grow") || p->fs_free < p->fs_keep + more * STORE_EXTENT)
+    uint64_t more = (count + ALLOC_STEP - 1) / ALLOC_STEP * ALLOC_STEP, most = growable(p);
+    if (more > most)
+        more = most;
+    if (fault_hit("extents.grow") || more < count)
         return err_set(e, E_NOSPC, "the capacity disk is full");
     if (fallocate(p->fd, 0, (off_t)(p->n * STORE_EXTENT), (off_t)(more * STORE_EXTENT)) < 0)
         return err_sys(e, errno, "grow extents.dat");

@@ -21,10 +21,13 @@ struct places {
     uint64_t used, reserved;
     uint64_t hint;
     uint64_t fs_free, fs_keep; /* bytes: last looked at; never to be taken (the metadata need them) */
+    uint64_t limit;     /* places at most; UINT64_MAX: what the file system has */
+    uint64_t reserve;   /* the last so many places are for writes that are under way already (places_room()) */
+    bool full;          /* fewer than `reserve` are left; false again with twice as many */
 };
 
-/* `fd` is extents.dat, which has whole places. */
-MUST_CHECK int places_open(struct places *p, int fd, struct err *e);
+/* `fd` is extents.dat, which has whole places. `limit_bytes`: it shall not grow beyond; 0 = no limit. */
+MUST_CHECK int places_open(struct places *p, int fd, uint64_t limit_bytes, struct err *e);
 void places_close(struct places *p);
 /* At open: `place` is in use. E_CORRUPT if it is beyond the file or in use already. */
 MUST_CHECK int places_mark(struct places *p, uint64_t place, struct err *e);
@@ -35,6 +38,11 @@ void places_unreserve(struct places *p, uint64_t count);
 bool places_take(struct places *p, bool reserved, uint64_t *ret_place);
 void places_free(struct places *p, uint64_t place);
 uint64_t places_spare(const struct places *p); /* free ones that are not reserved */
-void places_look(struct places *p); /* refreshes fs_free */
+void places_look(struct places *p); /* refreshes fs_free and `full` */
+/* Places that new extents may still take, those included for which the file would have to grow. */
+uint64_t places_left(const struct places *p);
+/* Would places_reserve(count) succeed? Grows the file so that it does. `use_reserve`: the last ones may be taken, too. Says
+ * no even for count 0 once others have filled the file system so far that the metadata may soon not be writable. */
+bool places_room(struct places *p, uint64_t count, bool use_reserve);
 
 #endif

@@ -168,6 +168,7 @@ static void apply_places(struct store *s, const struct merge_item *m, struct ext
         places_free(&s->places, m->old_place);
     if (m->new_place != PLACE_NONE && m->new_place != place && m->new_place != m->old_place)
         places_free(&s->places, m->new_place); /* all zero: not used after all */
+    t->shard->places += (place != PLACE_NONE) - (t->place != PLACE_NONE);
     t->place = place;
     /* Without a place, and more to come that was accepted on a reservation or on the place just freed. */
     bool need = place == PLACE_NONE && more && (t->counted || m->took_reserved || m->old_place != PLACE_NONE);
@@ -337,7 +338,9 @@ void destage_kick(struct store *s)
 
 static void on_tick(uv_timer_t *t)
 {
-    destage_kick(t->data);
+    struct store *s = t->data;
+    places_look(&s->places);
+    destage_kick(s);
 }
 
 void destage_init(struct store *s)

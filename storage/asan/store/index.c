@@ -238,6 +238,7 @@ void index_drop(struct index *x, struct shard *sh, void (*place_gone)(void *arg,
     }
     sh->last = sh->durable_last = sh->commit = (struct store_version){0, 0};
     sh->progress_dirty = false;
+    sh->places = 0;
 }
 
 struct store_version index_version(const struct index *x, const struct shard *sh, uint64_t chunk)

@@ -30,6 +30,7 @@ struct shard {
     unsigned pending;       /* records submitted, not durable yet */
     bool progress_dirty;    /* durable_last or commit changed since they were put into the metadata */
     uint64_t epoch, shard_bytes;
+    uint64_t places;        /* that its extents have */
     uint64_t floor_pos;     /* journal records before this position belong to a dropped predecessor */
     struct store_version last;         /* accepted */
     struct store_version durable_last; /* in the journal: all that may be put into the metadata */

@@ -14,6 +14,7 @@ struct destage_job;
 struct store {
     uv_loop_t *loop;
     char *fast, *capacity;
+    uint64_t limit_bytes;
     struct uring uring;
     struct index index;
     struct journal journal;

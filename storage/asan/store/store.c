@@ -127,6 +127,7 @@ static int on_ext(void *arg, const struct store_shard_id *id, uint32_t index, co
     struct ext *t = ext_get(&s->index, sh, index);
     t->has_meta = true;
     t->place = x->place;
+    sh->places += x->place != PLACE_NONE;
     memcpy(t->version, x->version, sizeof t->version);
     if (x->place != PLACE_NONE) {
         t->crc = xmalloc(sizeof x->crc);
@@ -138,7 +139,7 @@ static int on_ext(void *arg, const struct store_shard_id *id, uint32_t index, co
 static int load(struct store *s, struct err *e)
 {
     static const struct meta_visitor v = {on_label, on_number, on_fence, on_progress, on_ext};
-    int rc = places_open(&s->places, s->extents.fd, e);
+    int rc = places_open(&s->places, s->extents.fd, s->limit_bytes, e);
     if (rc == E_OK)
         rc = meta_load(s->meta, &v, s, e);
     if (rc == E_OK)
@@ -175,6 +176,7 @@ int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **re
     s->loop = loop;
     s->fast = xstrdup(conf->fast_path ? conf->fast_path : "");
     s->capacity = xstrdup(conf->capacity_path ? conf->capacity_path : "");
+    s->limit_bytes = conf->limit_bytes;
     index_init(&s->index);
     TAILQ_INIT(&s->parts);
     TAILQ_INIT(&s->metaq);
@@ -202,10 +204,10 @@ int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **re
 void store_usage(const struct store *s, struct store_usage *ret)
 {
     const struct places *p = &s->places;
-    uint64_t more = p->fs_free > p->fs_keep ? p->fs_free - p->fs_keep : 0;
     *ret = (struct store_usage){
-        .size_bytes = p->n * STORE_EXTENT + more,
+        .size_bytes = (p->used + p->reserved + places_left(p)) * STORE_EXTENT,
         .used_bytes = (p->used + p->reserved) * STORE_EXTENT,
+        .full = p->full,
         .journal_bytes = s->journal.ring_bytes,
         .journal_used_bytes = journal_used(&s->journal),
         .dirty_bytes = s->index.dirty_bytes,

@@ -37,6 +37,7 @@ struct store_conf {
     const char *fast_path;      /* directory for the journal; E_INVAL names what is wrong with it */
     const char *capacity_path;  /* directory for extents and metadata; may equal fast_path */
     const char *disk_id, *cluster_uuid; /* labels: a directory labelled otherwise is refused with E_CONFLICT */
+    uint64_t limit_bytes;       /* extents may take so much of capacity_path; 0 = what the file system has */
     uint64_t journal_bytes;     /* size of the ring at creation, a multiple of 1 MiB, >= 16 MiB */
     bool create;                /* label and format if empty; false: E_NOTFOUND if not formatted */
 };
@@ -47,8 +48,19 @@ MUST_CHECK int store_open(uv_loop_t *loop, const struct store_conf *conf, struct
 /* Finishes what is in flight, closes; `done` on the loop. What is journaled need not be destaged first. */
 void store_close(struct store *s, void (*done)(void *arg), void *arg);
 
-struct store_usage { uint64_t size_bytes, used_bytes, journal_bytes, journal_used_bytes, dirty_bytes; };
+struct store_usage {
+    uint64_t size_bytes, used_bytes;  /* of extents: what there may be, what is taken or promised to accepted writes */
+    uint64_t journal_bytes, journal_used_bytes;
+    uint64_t dirty_bytes;             /* in the journal and not in extents yet */
+    bool full;                        /* little room is left: store_room() says no to new writes */
+};
 void store_usage(const struct store *s, struct store_usage *ret);
+/* Space that a shard's extents take on this disk, in bytes. */
+uint64_t store_shard_used(const struct store *s, const struct store_shard_id *id);
+/* Is there room for a write of data to this range? If so, and nothing else is written before it, store_write() and
+ * store_copy() of it will not fail with E_NOSPC. `use_reserve`: the last places, kept so that what is already under way at
+ * other replicas can be finished and discards and destage go on, may be taken, too. May block for the file system. */
+bool store_room(struct store *s, const struct store_shard_id *id, uint64_t offset, uint32_t length, bool use_reserve);
 /* Called once when a write to a device failed: nothing later is acknowledged; the disk must be taken out. */
 void store_on_failure(struct store *s, void (*failed)(void *arg, const struct err *e), void *arg);
 

@@ -15,15 +15,30 @@ static struct rec *rec_new(struct shard *sh, struct ext *t, struct store_version
     return r;
 }
 
+/* Extents of the range that have no place and none counted. */
+static uint64_t places_needed(const struct store *s, const struct shard *sh, uint64_t offset, uint64_t length)
+{
+    uint64_t need = 0;
+    for (uint32_t i = (uint32_t)(offset / STORE_EXTENT); i <= (uint32_t)((offset + length - 1) / STORE_EXTENT); i++) {
+        const struct ext *t = ext_find(&s->index, sh, i);
+        need += !t || (t->place == PLACE_NONE && !t->counted);
+    }
+    return need;
+}
+
+bool store_room(struct store *s, const struct store_shard_id *id, uint64_t offset, uint32_t length, bool use_reserve)
+{
+    const struct shard *sh = shard_find(&s->index, id);
+    if (!length)
+        return true;
+    return places_room(&s->places, sh ? places_needed(s, sh, offset, length) : length / STORE_EXTENT + 2, use_reserve);
+}
+
 /* Counts a place for every extent of the range that will need its first one. */
 static int reserve(struct store *s, struct shard *sh, uint64_t offset, uint64_t length, struct err *e)
 {
     uint32_t first = (uint32_t)(offset / STORE_EXTENT), last = (uint32_t)((offset + length - 1) / STORE_EXTENT);
-    uint64_t need = 0;
-    for (uint32_t i = first; i <= last; i++) {
-        const struct ext *t = ext_find(&s->index, sh, i);
-        need += !t || (t->place == PLACE_NONE && !t->counted);
-    }
+    uint64_t need = places_needed(s, sh, offset, length);
     int rc = need ? places_reserve(&s->places, need, e) : E_OK;
     for (uint32_t i = first; i <= last && rc == E_OK && need; i++) {
         struct ext *t = ext_get(&s->index, sh, i);
@@ -273,6 +288,12 @@ void store_each_shard(const struct store *s, void (*fn)(void *arg, const struct 
         if (sh->exists && !sh->dropping)
             fn(arg, &sh->id);
     }
+}
+
+uint64_t store_shard_used(const struct store *s, const struct store_shard_id *id)
+{
+    const struct shard *sh = shard_find(&s->index, id);
+    return sh ? sh->places * STORE_EXTENT : 0;
 }
 
 size_t store_tail(const struct store *s, const struct store_shard_id *id, struct store_tail_rec **ret)
