@@ -7,10 +7,24 @@
 #include "cli/size.h"
 #include "cli/wait.h"
 
+static char *cell_iops(const json_t *o)
+{
+    int64_t n = int_of(o, "iops");
+    return n ? xasprintf("%" PRId64 "/s, burst %.3g s", n, (double)int_of(o, "burst_ms") / 1000) : xstrdup("none");
+}
+
+static char *cell_bandwidth(const json_t *o)
+{
+    char t[SIZE_TEXT];
+    int64_t n = int_of(o, "bandwidth_bytes");
+    return n ? xasprintf("%s/s, burst %.3g s", size_format(n, t), (double)int_of(o, "burst_ms") / 1000) : xstrdup("none");
+}
+
 static const struct field fields[] = {
     {"NAME", "name"}, {"ID", "id", F_ONE}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE}, {"COPIES", "replicas", F_NUMBER}, {"HEALTH", "health"},
     {"VM", "vm"}, {"OWNER", "owner"}, {"STATE", "state"}, {"PURPOSE", "purpose"}, {"SEALED", "sealed", F_ONE}, {"EPOCH", "epoch", F_ONE},
-    {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"WHY", "health_reason"}, {0},
+    {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"WHY", "health_reason"},
+    {"IOPS LIMIT", .kind = F_ONE, .fn = cell_iops}, {"RATE LIMIT", .kind = F_ONE, .fn = cell_bandwidth}, {0},
 };
 
 /* "n1/d0, n2/d0 (behind; node dead)" */
@@ -81,6 +95,34 @@ static int run_resize(struct cli *c)
     return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s has %s; a running guest sees it now", c->pos[0], size_format(size, t)) : rc;
 }
 
+static int run_set(struct cli *c)
+{
+    struct answer a;
+    int64_t iops = -1, bandwidth = -1, burst = -1;
+    int rc = args_int(c, "iops", 0, INT64_C(10000000), &iops);
+    if (rc == EXIT_DONE)
+        rc = args_size(c, "bandwidth", &bandwidth);
+    if (rc == EXIT_DONE)
+        rc = args_duration(c, "burst", &burst);
+    if (rc != EXIT_DONE)
+        return rc;
+    json_t *body = json_object();
+    if (iops >= 0)
+        json_object_set_new(body, "iops", json_integer(iops));
+    if (bandwidth >= 0)
+        json_object_set_new(body, "bandwidth_bytes", json_integer(bandwidth));
+    if (burst >= 0)
+        json_object_set_new(body, "burst_ms", json_integer(burst * 1000));
+    rc = cli_call_on(c, "POST", "/limits", body, &a);
+    return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s: limits changed, they hold at once", c->pos[0]) : rc;
+}
+
+static const struct opt set_opts[] = {
+    {"iops", "N", 0, "most requests per second, reads and writes together; 0 = no limit"},
+    {"bandwidth", "SIZE", 0, "most bytes per second (64K at least); 0 = no limit"},
+    {"burst", "TIME", 0, "an idle volume saves up so much of its limits, 1s to 10m (default 1s)"},
+    {0},
+};
 static const struct opt create_opts[] = {
     {"size", "SIZE", OPT_REQUIRED, "from 1M to 4T"},
     {"replicas", "N", 0, "copies on different nodes, 1 to 3 (default: 3, or as many as there are nodes)"},
@@ -93,6 +135,8 @@ const struct cmd cmds_volume[] = {
     {"volume", "list", "", run_list, NULL, "volumes with health", .path = "/volumes", .fields = fields},
     {"volume", "show", "VOLUME", run_volume_show, NULL, "one volume with the place and state of every copy", .path = "/volumes"},
     {"volume", "resize", "VOLUME SIZE", run_resize, NULL, "grow a volume", .more = "Example: cohort volume resize db1 40G. Volumes do not shrink.", .path = "/volumes"},
+    {"volume", "set", "VOLUME", run_set, set_opts, "limit what a volume's guest may do",
+     .more = "Example: cohort volume set db1 --iops 500 --bandwidth 50M --burst 10s", .path = "/volumes"},
     {"volume", "delete", "VOLUME", run_delete, delete_opts, "delete a volume and what is in it", .path = "/volumes"},
     {0},
 };

@@ -25,6 +25,7 @@
     X(INT, coordinator_term)     /* raised at each taking of office; every coordinator txn requires it */          \
     X(INT, format)               /* schema generation, 1 */                                                        \
     X(INT, lease_ms)             /* node lease */                                                                  \
+    X(STR, key)                  /* the cluster key, locked by a passphrase (base/lockbox.h); "" = none */         \
     X(SMAP, settings)
 
 #define CDB_COLS_NODE(X)                                                                                           \
@@ -66,6 +67,13 @@
     X(BOOL, sealed)              /* never written again (images): any in-sync replica may be read by anyone */     \
     X(STR, purpose)              /* [disk|image] */                                                                \
     X(STR, state)                /* [ready|deleting] */                                                            \
+    X(INT, iops) X(INT, bandwidth_bytes) /* limits per second, 0 = none */                                         \
+    X(INT, burst_ms)             /* so much of the limits an idle volume saves up */                               \
+    X(STR, key)                  /* its key wrapped by the cluster's, hex; "" = not encrypted */                   \
+    X(INT, check_asked_ms)       /* wall clock; a check is wanted while this is above check_done_ms */             \
+    X(INT, check_done_ms)        /* end of the last check, 0 = never */                                            \
+    X(IMAP, check_result)        /* of it: chunks, bad, repaired, unrepairable */                                  \
+    X(STRS, check_bad)           /* "<offset>+<length>" of what could not be repaired */                           \
     X(SMAP, policy)
 
 #define CDB_COLS_SHARD(X)        /* id = "<volume id>/<index>"; made when first written */                         \

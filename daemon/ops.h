@@ -52,6 +52,17 @@ MUST_CHECK int op_volume_delete(struct ops *o, const char *name, op_done *done, 
 /* Grows a volume (a running guest is told); the same size is no error. E_INVAL: smaller, or more shards than there may be. */
 MUST_CHECK int op_volume_resize(struct ops *o, const char *name, int64_t size_bytes, op_done *done, void *arg, struct err *e);
 
+/* Limits per second, 0 = none, -1 = as it is. Small ones would stall a guest's boot for minutes and are refused. */
+#define VOLUME_IOPS_MIN 10
+#define VOLUME_IOPS_MAX 10000000
+#define VOLUME_BANDWIDTH_MIN (INT64_C(64) << 10)
+#define VOLUME_BANDWIDTH_MAX (INT64_C(1) << 40)
+#define VOLUME_BURST_MIN_MS 10
+#define VOLUME_BURST_MAX_MS 600000
+#define VOLUME_BURST_MS 1000 /* unless said otherwise */
+struct volume_limits { int64_t iops, bandwidth_bytes, burst_ms; };
+MUST_CHECK int op_volume_limits(struct ops *o, const char *name, const struct volume_limits *l, op_done *done, void *arg, struct err *e);
+
 enum volume_health { VOLUME_HEALTHY, VOLUME_DEGRADED, VOLUME_RESYNCING, VOLUME_PARKED };
 const char *volume_health_name(enum volume_health h);
 /* From the shards' in-sync sets against the wanted number of copies and the minimum (2 of 3, 1 of 2, 1 of 1).

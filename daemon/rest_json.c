@@ -161,6 +161,9 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
     put_str(o, "health", volume_health_name(h));
     put_str(o, "health_reason", why);
     put_str(o, "vm", user ? user->name : "");
+    put_int(o, "iops", vol->iops);
+    put_int(o, "bandwidth_bytes", vol->bandwidth_bytes);
+    put_int(o, "burst_ms", vol->burst_ms);
     if (with_shards)
         json_object_set_new(o, "shards", shards(v, vol));
     return o;

@@ -126,6 +126,20 @@ void rest_volume_resize(struct rest_req *rq)
         rest_started(rq, op_volume_resize(rq->r->ops, rq->arg[0], s->size_bytes, rest_done, rq, &e), &e);
 }
 
+void rest_volume_limits(struct rest_req *rq)
+{
+    struct volume_limits *s = rest_priv(rq, sizeof *s);
+    struct err e;
+    *s = (struct volume_limits){-1, -1, -1};
+    const struct jin_field f[] = {
+        {"iops", JIN_INT, false, &s->iops, 0, VOLUME_IOPS_MAX},
+        {"bandwidth_bytes", JIN_INT, false, &s->bandwidth_bytes, 0, VOLUME_BANDWIDTH_MAX},
+        {"burst_ms", JIN_INT, false, &s->burst_ms, VOLUME_BURST_MIN_MS, VOLUME_BURST_MAX_MS},
+    };
+    if (rest_read(rq, f, N(f)))
+        rest_started(rq, op_volume_limits(rq->r->ops, rq->arg[0], s, rest_done, rq, &e), &e);
+}
+
 /* ---- networks ---- */
 
 void rest_network_create(struct rest_req *rq)

@@ -416,6 +416,19 @@ static void reading(void **s)
     contains(last.out, "SHARD  GENERATION  IN SYNC  USED  COPIES\n    0           4        2   0 B  n"); /* the copies are a set */
     contains(last.out, "n3/d0 (behind; node up)");
     assert_null(strstr(last.out, "n1/d0 (behind"));
+    contains(last.out, "iops limit:  none");
+    fails("volume set v", EXIT_REFUSED, "nothing to change");
+    fails("volume set v --iops 3", EXIT_REFUSED, "iops 3 is too low");
+    fails("volume set v --bandwidth 4096", EXIT_REFUSED, "bandwidth_bytes 4096 is too low");
+    fails("volume set w --iops 500", EXIT_REFUSED, "no volume");
+    ok("volume set v --iops 500 --bandwidth 50M --burst 10s");
+    ok("volume show v");
+    contains(last.out, "iops limit:  500/s, burst 10 s");
+    contains(last.out, "rate limit:  50 MiB/s, burst 10 s");
+    ok("volume set v --iops 0");
+    ok("volume show v");
+    contains(last.out, "iops limit:  none");
+    contains(last.out, "rate limit:  50 MiB/s, burst 10 s");
     ok("cluster status");
     contains(last.out, "1 degraded");
     contains(last.out, "\nAlarms\n");

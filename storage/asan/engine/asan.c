@@ -232,6 +232,8 @@ static void stop_connections(struct asan *a)
     a->link = NULL;
     uv_timer_stop(&a->tick);
     uv_close((uv_handle_t *)&a->tick, NULL);
+    uv_timer_stop(&a->throttle);
+    uv_close((uv_handle_t *)&a->throttle, NULL);
     mailbox_close(&a->mailbox, mailbox_closed, a);
 }
 
@@ -313,6 +315,8 @@ static void *thread(void *arg)
     uv_loop_init(&a->loop);
     uv_timer_init(&a->loop, &a->tick);
     a->tick.data = a;
+    uv_timer_init(&a->loop, &a->throttle);
+    a->throttle.data = a;
     uv_idle_init(&a->loop, &a->idle);
     a->idle.data = a;
     mailbox_open(&a->mailbox, &a->loop);
@@ -368,6 +372,7 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     pthread_cond_init(&a->cond, NULL);
     TAILQ_INIT(&a->laters);
     TAILQ_INIT(&a->unknown);
+    TAILQ_INIT(&a->throttled);
     TAILQ_INIT(&a->earlies);
     htab_init(&a->volumes);
     memcpy(a->node_id, conf->node_id, ID_LEN + 1);

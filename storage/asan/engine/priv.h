@@ -1,5 +1,6 @@
 /* Engine, private: what its files share. Everything here belongs to the I/O thread, but for what struct asan says.
  *
+ *   qos.c     limits of a volume (pure)
  *   asan.c    thread, start and stop, calls from other threads      view.c    the database's view: disks, nodes, volumes
  *   disk.c    this node's stores, their incarnations, failures      peers.c   connections to other nodes
  *   host.c    replica side: a shard's requests on one local disk    server.c  the same for peers (RPC)
@@ -21,6 +22,7 @@
 #include "proto/rpc.h"
 #include "proto/storage.pb-c.h"
 #include "storage/asan/engine/asan.h"
+#include "storage/asan/engine/qos.h"
 #include "storage/asan/repl/owner.h"
 #include "storage/asan/repl/replica.h"
 #include "storage/asan/store/store.h"
@@ -187,6 +189,9 @@ struct volume { /* one per row of Volume */
     TAILQ_HEAD(, vreq) active;   /* in order of submission */
     TAILQ_HEAD(, part) parked;   /* parts without a core */
     unsigned n_waiting;
+    struct qos qos;
+    bool throttled;              /* in a->throttled: requests wait for their turn under the limits */
+    TAILQ_ENTRY(volume) throttle_entry;
     struct vreq *cutting;        /* a long zero that is not yet cut: later requests wait behind it */
     unsigned users;              /* sockets and NBD connections */
     unsigned claims;             /* asan_claim, NBD: we want to own it */
@@ -230,6 +235,8 @@ struct asan {
     uv_timer_t tick;
     uv_idle_t idle;              /* runs while `laters` is not empty */
     TAILQ_HEAD(, later) laters;
+    TAILQ_HEAD(, volume) throttled;
+    uv_timer_t throttle;         /* the earliest of them may go on */
     struct cdb_link *link;
     struct rpc_env *rpc;
     struct rpc_server *server;
@@ -318,6 +325,7 @@ struct volume *volume_new(struct asan *a, const char *id);
 void volume_free(struct volume *v);
 void volume_part_done(struct part *p, int status);
 void volume_unpark(struct volume *v);                       /* parts to their cores, if it is open */
+void volume_throttle_fired(uv_timer_t *t);
 void volume_cancel(struct volume *v);                       /* everything ends with E_CANCELED */
 bool volume_idle(const struct volume *v);
 

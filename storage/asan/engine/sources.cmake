@@ -10,6 +10,8 @@ if(TARGET c_proto AND TARGET c_cluster)
   target_link_libraries(c_engine PUBLIC c_repl c_store c_front c_cluster c_proto)
   target_link_libraries(c_volume PUBLIC c_engine)
 
+  target_sources(c_engine PRIVATE ${CMAKE_CURRENT_LIST_DIR}/qos.c)
+  cohort_unit_test(asan_qos LIBS c_engine)
   cohort_unit_test(repl_place LIBS c_engine)
   cohort_unit_test(repl_engine LIBS c_engine TIMEOUT 300)
 endif()

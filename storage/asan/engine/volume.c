@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/crc32c.h"
 #include "storage/asan/engine/priv.h"
 
@@ -164,6 +165,28 @@ static void start(struct vreq *q)
         finish(q);
 }
 
+/* The volume's limits. A flush costs nothing; a zero or discard is one request without bytes. Waits end by a->throttle. */
+static bool may_start(const struct vreq *q)
+{
+    struct volume *v = q->v;
+    struct asan *a = v->a;
+    if (q->r->op == VOL_FLUSH || (!v->qos.iops && !v->qos.bandwidth))
+        return true;
+    uint64_t bytes = q->r->op == VOL_READ || q->r->op == VOL_WRITE ? q->r->length : 0;
+    uint64_t wait_ns = qos_take(&v->qos, clock_boot_ns(), bytes);
+    if (!wait_ns)
+        return true;
+    if (!v->throttled)
+        TAILQ_INSERT_TAIL(&a->throttled, v, throttle_entry);
+    v->throttled = true;
+    uint64_t ms = wait_ns / 1000000 + 1;
+    if (!uv_is_active((uv_handle_t *)&a->throttle) || uv_timer_get_due_in(&a->throttle) > ms) {
+        uv_update_time(&a->loop); /* the timer counts from the loop's idea of now */
+        uv_timer_start(&a->throttle, volume_throttle_fired, ms, 0);
+    }
+    return false;
+}
+
 static void start_waiting(struct volume *v)
 {
     struct vreq *q;
@@ -172,8 +195,24 @@ static void start_waiting(struct volume *v)
             if (!q->started)
                 break;
         assert(q);
+        if (!may_start(q))
+            return;
         v->n_waiting--;
         start(q);
+    }
+}
+
+/* Volumes that are still too early put themselves back and set the timer again. */
+void volume_throttle_fired(uv_timer_t *t)
+{
+    struct asan *a = t->data;
+    TAILQ_HEAD(, volume) list = TAILQ_HEAD_INITIALIZER(list);
+    struct volume *v;
+    TAILQ_CONCAT(&list, &a->throttled, throttle_entry);
+    while ((v = TAILQ_FIRST(&list))) {
+        TAILQ_REMOVE(&list, v, throttle_entry);
+        v->throttled = false;
+        start_waiting(v);
     }
 }
 
@@ -304,6 +343,8 @@ void volume_free(struct volume *v)
         if (v->shard[i])
             shard_unref(v->shard[i]);
     htab_remove(&v->a->volumes, &v->node);
+    if (v->throttled)
+        TAILQ_REMOVE(&v->a->throttled, v, throttle_entry);
     free(v->name);
     free(v);
 }

@@ -1,0 +1,64 @@
+/* Volumes: what can be changed about one that exists. See ops.h. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include "daemon/op.h"
+
+static const struct cdb_volume *find(struct op *op, const struct cdb_view *v, const char *name, struct err *e)
+{
+    const struct cdb_volume *vol = ops_find(v, CDB_T_VOLUME, "volume", name, e);
+    if (vol && strcmp(vol->state, "deleting") == 0) {
+        err_set(e, E_BUSY, "volume %s is being deleted", vol->name);
+        return NULL;
+    }
+    if (vol)
+        snprintf(op->id, sizeof op->id, "%s", vol->id);
+    return vol;
+}
+
+/* ---- limits ---- */
+
+struct limits {
+    struct op op;
+    const char *name;
+    const struct volume_limits *l;
+};
+
+static int check_limits(const struct volume_limits *l, struct err *e)
+{
+    if (l->iops < 0 && l->bandwidth_bytes < 0 && l->burst_ms < 0)
+        return err_set(e, E_INVAL, "nothing to change\ngive iops, bandwidth_bytes or burst_ms; 0 takes a limit away");
+    if (l->iops > 0 && l->iops < VOLUME_IOPS_MIN)
+        return err_set(e, E_INVAL, "iops %" PRId64 " is too low\n0 for no limit, or at least %d", l->iops, VOLUME_IOPS_MIN);
+    if (l->bandwidth_bytes > 0 && l->bandwidth_bytes < VOLUME_BANDWIDTH_MIN)
+        return err_set(e, E_INVAL, "bandwidth_bytes %" PRId64 " is too low\n0 for no limit, or at least %" PRId64 " per second", l->bandwidth_bytes,
+                       VOLUME_BANDWIDTH_MIN);
+    return E_OK;
+}
+
+static int build_limits(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)
+{
+    const struct limits *s = (struct limits *)op;
+    const struct volume_limits *l = s->l;
+    const struct cdb_volume *vol = find(op, v, s->name, e);
+    if (!vol)
+        return e->code;
+    int64_t burst = l->burst_ms > 0 ? l->burst_ms : vol->burst_ms > 0 ? vol->burst_ms : VOLUME_BURST_MS;
+    cdb_txn_require_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_state, vol->state);
+    cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_iops, l->iops >= 0 ? l->iops : vol->iops);
+    cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_bandwidth_bytes, l->bandwidth_bytes >= 0 ? l->bandwidth_bytes : vol->bandwidth_bytes);
+    cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_burst_ms, burst);
+    return E_OK;
+}
+
+int op_volume_limits(struct ops *o, const char *name, const struct volume_limits *l, op_done *done, void *arg, struct err *e)
+{
+    int rc = check_limits(l, e);
+    if (rc != E_OK)
+        return rc;
+    struct limits *s = op_new(o, sizeof *s, "volume limits", done, arg);
+    s->name = name;
+    s->l = l;
+    s->op.build = build_limits;
+    return op_start(&s->op, e);
+}
