@@ -2,9 +2,12 @@
 #include "base/buf.h"
 
 #include <assert.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static void *must(void *p, size_t bytes)
 {
@@ -91,18 +94,87 @@ char *buf_take(struct buf *b)
     return s;
 }
 
+/* Freed buffers of the usual sizes (powers of two up to 4 MiB) wait here for the next request, POOL_BYTES at most. Left to
+ * malloc, buffers that one thread makes and another frees keep every arena at its largest size ever: hundreds of MiB after a
+ * burst of large writes. Buffers from 64 KiB on are mappings of their own, so that the rest goes back to the kernel. */
+#define POOL_BYTES (32u << 20)
+#define POOL_CLASSES 11 /* 4 KiB << class */
+#ifdef __SANITIZE_ADDRESS__
+#define MAP_FROM SIZE_MAX /* overruns must be seen */
+#else
+#define MAP_FROM ((size_t)64 << 10)
+#endif
+
+static struct {
+    pthread_mutex_t lock;
+    size_t bytes;
+    struct iobuf *free[POOL_CLASSES]; /* linked through their data */
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int pool_class(size_t cap)
+{
+#ifdef __SANITIZE_ADDRESS__
+    (void)cap; /* use after free must be seen */
+#else
+    if ((cap & (cap - 1)) == 0 && cap >> 12 <= 1u << (POOL_CLASSES - 1))
+        return __builtin_ctzll(cap) - 12;
+#endif
+    return -1;
+}
+
+static struct iobuf *pool_get(size_t cap)
+{
+    int k = pool_class(cap);
+    if (k < 0)
+        return NULL;
+    pthread_mutex_lock(&pool.lock);
+    struct iobuf *b = pool.free[k];
+    if (b) {
+        memcpy(&pool.free[k], b->data, sizeof b);
+        pool.bytes -= cap;
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return b;
+}
+
+static bool pool_put(struct iobuf *b)
+{
+    int k = pool_class(b->cap);
+    bool room = false;
+    if (k < 0)
+        return false;
+    pthread_mutex_lock(&pool.lock);
+    if (pool.bytes + b->cap <= POOL_BYTES) {
+        room = true;
+        memcpy(b->data, &pool.free[k], sizeof b);
+        pool.free[k] = b;
+        pool.bytes += b->cap;
+    }
+    pthread_mutex_unlock(&pool.lock);
+    return room;
+}
+
 struct iobuf *iobuf_new(size_t bytes)
 {
     assert(bytes <= SIZE_MAX - IOBUF_ALIGN);
-    struct iobuf *b = xmalloc(sizeof *b);
+    size_t cap = bytes ? (bytes + IOBUF_ALIGN - 1) / IOBUF_ALIGN * IOBUF_ALIGN : IOBUF_ALIGN;
+    struct iobuf *b = pool_get(cap);
+    if (b) {
+        b->refs = 1;
+        return b;
+    }
+    b = xmalloc(sizeof *b);
     b->refs = 1;
-    b->cap = (bytes + IOBUF_ALIGN - 1) / IOBUF_ALIGN * IOBUF_ALIGN;
-    if (b->cap == 0)
-        b->cap = IOBUF_ALIGN;
+    b->cap = cap;
     void *p = NULL;
-    if (posix_memalign(&p, IOBUF_ALIGN, b->cap) != 0)
+    if (cap >= MAP_FROM) {
+        p = mmap(NULL, cap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED)
+            p = NULL;
+    } else if (posix_memalign(&p, IOBUF_ALIGN, cap) != 0) {
         p = NULL;
-    b->data = must(p, b->cap);
+    }
+    b->data = must(p, cap);
     return b;
 }
 
@@ -118,8 +190,11 @@ void iobuf_unref(struct iobuf *b)
         return;
     unsigned left = __atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL);
     assert(left != UINT32_MAX);
-    if (left == 0) {
+    if (left || pool_put(b))
+        return;
+    if (b->cap >= MAP_FROM)
+        munmap(b->data, b->cap);
+    else
         free(b->data);
-        free(b);
-    }
+    free(b);
 }

@@ -1,6 +1,6 @@
-/* A TLS channel of frames on a libuv TCP socket. OpenSSL works on two memory BIOs; the socket never sees it.
- * Happy path in: on_read -> BIO -> SSL_read into head, pb, then straight into the frame's iobuf -> on->frame.
- * Happy path out: chan_send -> SSL_write -> BIO; the env's prepare hook sends what has gathered in one write. */
+/* A TLS channel of frames on a libuv TCP socket. OpenSSL works on a pipe (pipe.h); the socket never sees it.
+ * Happy path in: on_read -> pipe -> SSL_read into head, pb, then straight into the frame's iobuf -> on->frame.
+ * Happy path out: chan_send -> SSL_write -> pipe; the env's prepare hook sends what has gathered in one write. */
 #include "proto/chan.h"
 #include <arpa/inet.h>
 #include <assert.h>
@@ -18,11 +18,13 @@ LOG_MODULE("rpc");
 /* A peer that has not acknowledged data for this long is gone (RFC 5482 TCP user timeout). */
 #define TCP_GONE_MS 4000
 
+#define SEND_AT (256u << 10)  /* what has gathered goes out before the loop's turn is over */
+#define ONE_RECORD 16384u     /* a frame up to this size is encrypted as one TLS record */
+
 struct sending {
     uv_write_t req;
     struct chan *chan;
-    size_t len;
-    char bytes[];
+    uint8_t *block;
 };
 
 struct chan *chan_new(struct rpc_env *env, const struct chan_handler *on, void *owner)
@@ -30,12 +32,10 @@ struct chan *chan_new(struct rpc_env *env, const struct chan_handler *on, void *
     struct chan *c = xcalloc(1, sizeof *c);
     *c = (struct chan){.env = env, .on = on, .owner = owner, .refs = 1};
     c->ssl = SSL_new(env->ctx);
-    c->in = BIO_new(BIO_s_mem());
-    c->out = BIO_new(BIO_s_mem());
-    if (!c->ssl || !c->in || !c->out)
+    if (!c->ssl)
         abort(); /* out of memory, as xmalloc */
-    BIO_set_mem_eof_return(c->in, -1);
-    SSL_set_bio(c->ssl, c->in, c->out);
+    BIO *bio = pipe_bio(&c->pipe);
+    SSL_set_bio(c->ssl, bio, bio);
     uv_tcp_init(env->loop, &c->tcp);
     uv_timer_init(env->loop, &c->timer);
     c->tcp.data = c->timer.data = c;
@@ -50,7 +50,8 @@ void chan_unref(struct chan *c)
     if (--c->refs)
         return;
     assert(c->failed && c->handles == 0);
-    SSL_free(c->ssl); /* and both BIOs */
+    SSL_free(c->ssl); /* and its BIO */
+    pipe_free(&c->pipe);
     iobuf_unref(c->data);
     free(c->pb);
     env_unref(c->env);
@@ -98,6 +99,7 @@ static void on_sent(uv_write_t *req, int status)
     if (status < 0 && status != UV_ECANCELED)
         chan_fail(s->chan, "send: %s", uv_strerror(status));
     chan_unref(s->chan);
+    free(s->block);
     free(s);
 }
 
@@ -107,13 +109,11 @@ void chan_flush(struct chan *c)
         TAILQ_REMOVE(&c->env->flush, c, flush_entry);
         c->flushing = false;
     }
-    char *data;
-    long len = BIO_get_mem_data(c->out, &data);
-    if (c->failed || len <= 0)
+    size_t len = c->pipe.out_len, sent = 0, queued = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
+    if (c->failed || !len)
         return;
-    size_t sent = 0;
-    if (uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp) == 0) {
-        uv_buf_t b = uv_buf_init(data, (unsigned)len);
+    if (!queued) {
+        uv_buf_t b = uv_buf_init((char *)c->pipe.out, (unsigned)len);
         int n = uv_try_write((uv_stream_t *)&c->tcp, &b, 1);
         if (n < 0 && n != UV_EAGAIN) {
             chan_fail(c, "send: %s", uv_strerror(n));
@@ -121,27 +121,26 @@ void chan_flush(struct chan *c)
         }
         sent = n > 0 ? (size_t)n : 0;
     }
-    size_t rest = (size_t)len - sent;
-    if (rest) {
-        if (uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp) + rest > CHAN_QUEUE_MAX) {
-            chan_fail(c, "the peer takes data too slowly: %u MiB are waiting", CHAN_QUEUE_MAX >> 20);
-            return;
-        }
-        struct sending *s = xmalloc(sizeof *s + rest);
-        s->chan = c;
-        s->len = rest;
-        memcpy(s->bytes, data + sent, rest);
-        c->refs++;
-        uv_buf_t b = uv_buf_init(s->bytes, (unsigned)rest);
-        int rc = uv_write(&s->req, (uv_stream_t *)&c->tcp, &b, 1, on_sent);
-        if (rc) {
-            c->refs--;
-            free(s);
-            chan_fail(c, "send: %s", uv_strerror(rc));
-            return;
-        }
+    if (sent == len) {
+        pipe_sent(&c->pipe);
+        return;
     }
-    (void)BIO_reset(c->out);
+    if (queued + len - sent > CHAN_QUEUE_MAX) {
+        chan_fail(c, "the peer takes data too slowly: %u MiB are waiting", CHAN_QUEUE_MAX >> 20);
+        return;
+    }
+    struct sending *s = xmalloc(sizeof *s);
+    s->chan = c;
+    s->block = pipe_take(&c->pipe, &len);
+    c->refs++;
+    uv_buf_t b = uv_buf_init((char *)s->block + sent, (unsigned)(len - sent));
+    int rc = uv_write(&s->req, (uv_stream_t *)&c->tcp, &b, 1, on_sent);
+    if (rc) {
+        c->refs--;
+        free(s->block);
+        free(s);
+        chan_fail(c, "send: %s", uv_strerror(rc));
+    }
 }
 
 static void ssl_put(struct chan *c, const void *data, size_t len)
@@ -167,16 +166,24 @@ void chan_send(struct chan *c, struct frame f, const ProtobufCMessage *msg, stru
     size_t pb_len = msg ? protobuf_c_message_get_packed_size(msg) : 0;
     assert(pb_len <= RPC_PB_MAX && f.data_len <= RPC_DATA_MAX);
     f.pb_len = (uint32_t)pb_len;
-    uint8_t small[1024], *head = FRAME_SIZE + pb_len > sizeof small ? xmalloc(FRAME_SIZE + pb_len) : small;
+    static _Thread_local uint8_t small[ONE_RECORD];
+    size_t head_len = FRAME_SIZE + pb_len;
+    uint8_t *head = head_len > sizeof small ? xmalloc(head_len) : small;
     frame_encode(&f, head);
     if (msg)
         protobuf_c_message_pack(msg, head + FRAME_SIZE);
-    ssl_put(c, head, FRAME_SIZE + pb_len);
-    if (f.data_len)
+    bool together = f.data_len && head_len + f.data_len <= sizeof small;
+    if (together)
+        memcpy(head + head_len, data->data + data_off, f.data_len);
+    ssl_put(c, head, head_len + (together ? f.data_len : 0));
+    if (f.data_len && !together)
         ssl_put(c, data->data + data_off, f.data_len);
     if (head != small)
         free(head);
-    want_flush(c);
+    if (c->pipe.out_len >= SEND_AT)
+        chan_flush(c);
+    else
+        want_flush(c);
 }
 
 /* Where the next received bytes belong, and how many. */
@@ -307,7 +314,7 @@ static void pump(struct chan *c)
             part_next(c);
     }
     c->pumping = false;
-    if (BIO_ctrl_pending(c->out))
+    if (c->pipe.out_len)
         want_flush(c);
 }
 
@@ -327,10 +334,10 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *b)
     if (n == 0)
         return;
     c->heard_ms = uv_now(c->env->loop);
-    if (BIO_write(c->in, b->base, (int)n) != n)
-        abort(); /* out of memory */
+    pipe_feed(&c->pipe, b->base, (size_t)n);
     c->refs++;
     pump(c);
+    pipe_keep(&c->pipe);
     chan_unref(c);
 }
 
@@ -398,6 +405,7 @@ void chan_pause(struct chan *c, bool paused)
         uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read);
         c->refs++;
         pump(c); /* what had been read before the pause */
+        pipe_keep(&c->pipe);
         chan_unref(c);
     }
 }

@@ -8,6 +8,7 @@
 #include <openssl/ssl.h>
 #include <sys/queue.h>
 #include "proto/frame.h"
+#include "proto/pipe.h"
 #include "proto/rpc.h"
 
 #define CHAN_QUEUE_MAX (64u << 20)  /* unsent bytes beyond which the peer counts as failed */
@@ -34,7 +35,7 @@ struct chan {
     uv_timer_t timer; /* handshake limit */
     uv_connect_t connecting;
     SSL *ssl;
-    BIO *in, *out;    /* ciphertext from and to the socket */
+    struct pipe pipe; /* ciphertext from and to the socket */
     bool ready, failed, flushing, paused, pumping;
     int handles;      /* uv handles not closed yet */
     uint64_t heard_ms; /* uv_now() of the last bytes received */
