@@ -378,6 +378,7 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     memcpy(a->node_id, conf->node_id, ID_LEN + 1);
     a->cluster_uuid = xstrdup(conf->cluster_uuid);
     a->journal_bytes = conf->journal_bytes;
+    a->cache_bytes = conf->cache_bytes;
     a->n_links = conf->n_links;
     for (int i = 0; i < a->n_links; i++)
         a->link_address[i] = xstrdup(conf->links[i]);

@@ -246,7 +246,7 @@ struct asan {
     uint64_t links_ms;           /* when links were looked after last */
     struct hreq_list earlies;    /* all early writes, oldest first */
     char node_id[ID_LEN + 1], *cluster_uuid;
-    uint64_t journal_bytes;
+    uint64_t journal_bytes, cache_bytes; /* as in asan_conf */
     struct ldisk disk[ASAN_DISKS_MAX];
     int n_disks;
     struct gdisk **gdisk;
