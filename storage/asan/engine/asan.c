@@ -70,6 +70,7 @@ static void on_tick(uv_timer_t *t)
     own_tick(a);
     resync_tick(a);
     tidy_tick(a);
+    disk_health_tick(a);
     front_tick(a);
     const struct cdb_view *view = view_of(a);
     usage_tick(a, view);
@@ -375,6 +376,7 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     TAILQ_INIT(&a->throttled);
     TAILQ_INIT(&a->earlies);
     htab_init(&a->volumes);
+    pace_init(&a->pace, now_ms());
     memcpy(a->node_id, conf->node_id, ID_LEN + 1);
     a->cluster_uuid = xstrdup(conf->cluster_uuid);
     a->journal_bytes = conf->journal_bytes;

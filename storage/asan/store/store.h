@@ -67,6 +67,9 @@ uint64_t store_shard_used(const struct store *s, const struct store_shard_id *id
  * store_copy() of it will not fail with E_NOSPC. `use_reserve`: the last places, kept so that what is already under way at
  * other replicas can be finished and discards and destage go on, may be taken, too. May block for the file system. */
 bool store_room(struct store *s, const struct store_shard_id *id, uint64_t offset, uint32_t length, bool use_reserve);
+/* Requests to the disk's devices that ended since the last call, their latencies together, and how long the oldest that has
+ * not ended has been waiting for the device. */
+void store_io_stats(struct store *s, uint64_t *ret_n, uint64_t *ret_sum_us, uint64_t *ret_oldest_ms);
 /* Called once when a write to a device failed: nothing later is acknowledged; the disk must be taken out. */
 void store_on_failure(struct store *s, void (*failed)(void *arg, const struct err *e), void *arg);
 
