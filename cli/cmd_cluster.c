@@ -165,7 +165,10 @@ const struct cmd cmds_cluster[] = {
     {"cluster", "set", "SETTING VALUE", run_set, NULL, "change a setting of the cluster", .path = "/settings",
      .more = "repair_absent_s  seconds after which the copies of a node that is gone are made anew elsewhere (600)\n"
              "repair_balance   on, off: move copies from full disks to empty ones (on)\n"
-             "rebuild_p99_ms   copying slows down while the guests' writes take longer than this (20)"},
+             "rebuild_p99_ms   copying slows down while the guests' requests take longer than this (20)\n"
+             "disk_slow_ms     a disk this slow for disk_slow_s of 5 minutes raises an alert (25)\n"
+             "disk_isolate_ms  and one this slow is isolated, if other copies are good (125)\n"
+             "disk_slow_s      (60)"},
     {"cluster", "status", "", run_status, NULL, "members, health, alarms and what to do about them"},
     {"cluster", "token", "", run_token, token_opts, "make a token with which one more node joins"},
     {0},

@@ -20,6 +20,21 @@ static char *cell_progress(const json_t *o)
     return total ? xasprintf("%" PRId64 " of %" PRId64, done, total) : xasprintf("%" PRId64, done);
 }
 
+/* "12 MiB/s, 40s left" of a running task that says so. */
+static char *cell_rate(const json_t *o)
+{
+    char rate[SIZE_TEXT], eta[SIZE_TEXT];
+    if (!json_object_get(o, "rate"))
+        return xstrdup("");
+    if (strcmp(text_of(o, "unit"), "bytes") == 0)
+        size_format(int_of(o, "rate"), rate);
+    else
+        snprintf(rate, sizeof rate, "%" PRId64, int_of(o, "rate"));
+    return xasprintf("%s/s%s%s%s", rate, json_object_get(o, "eta_ms") ? ", " : "",
+                     json_object_get(o, "eta_ms") ? duration_format(int_of(o, "eta_ms"), eta) : "",
+                     json_object_get(o, "eta_ms") ? " left" : "");
+}
+
 /* Running: so far; ended: how long it took. */
 static char *cell_time(const json_t *o)
 {
@@ -31,7 +46,7 @@ static char *cell_time(const json_t *o)
 }
 
 static const struct field fields[] = {
-    {"ID", "id"}, {"KIND", "kind"}, {"OBJECT", "object"}, {"NODE", "node"}, {"STATE", "state"}, {"PROGRESS", .fn = cell_progress},
+    {"ID", "id"}, {"KIND", "kind"}, {"OBJECT", "object"}, {"NODE", "node"}, {"STATE", "state"}, {"PROGRESS", .fn = cell_progress}, {"RATE", .fn = cell_rate},
     {"TIME", .fn = cell_time}, {"STARTED", "started_ms", F_TIME | F_ONE}, {"CHANGED", "updated_ms", F_TIME | F_ONE},
     {"CANCEL ASKED", "cancel", F_ONE}, {"MESSAGE", "message"}, {0},
 };

@@ -200,27 +200,27 @@ struct setting_op {
     const char *key, *value;
 };
 
+static const struct { const char *key, *unit; long long min, max; } numbers[] = {
+    {"repair_absent_s", "seconds", 1, 86400}, {"rebuild_p99_ms", "ms", 1, 10000}, {"disk_slow_ms", "ms", 1, 10000},
+    {"disk_isolate_ms", "ms", 1, 60000},      {"disk_slow_s", "seconds", 1, 300},
+};
+
 int ops_setting_check(const char *key, const char *value, struct err *e)
 {
     char *end;
-    if (!strcmp(key, "repair_absent_s")) {
-        long long s = strtoll(value, &end, 10);
-        if (!*value || *end || s < 1 || s > 86400)
-            return err_set(e, E_INVAL, "repair_absent_s must be from 1 to 86400 seconds, is \"%.40s\"", value);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        if (strcmp(key, numbers[i].key))
+            continue;
+        long long n = strtoll(value, &end, 10);
+        if (!*value || *end || n < numbers[i].min || n > numbers[i].max)
+            return err_set(e, E_INVAL, "%s must be from %lld to %lld %s, is \"%.40s\"", key, numbers[i].min, numbers[i].max, numbers[i].unit, value);
         return E_OK;
     }
-    if (!strcmp(key, "rebuild_p99_ms")) {
-        long long ms = strtoll(value, &end, 10);
-        if (!*value || *end || ms < 1 || ms > 10000)
-            return err_set(e, E_INVAL, "rebuild_p99_ms must be from 1 to 10000 ms, is \"%.40s\"", value);
-        return E_OK;
-    }
-    if (!strcmp(key, "repair_balance")) {
-        if (strcmp(value, "on") && strcmp(value, "off"))
-            return err_set(e, E_INVAL, "repair_balance must be on or off, is \"%.40s\"", value);
-        return E_OK;
-    }
-    return err_set(e, E_INVAL, "no setting \"%.60s\"\nthere are repair_absent_s, repair_balance, rebuild_p99_ms", key);
+    if (strcmp(key, "repair_balance"))
+        return err_set(e, E_INVAL, "no setting \"%.60s\"\nsee cohort cluster set --help", key);
+    if (strcmp(value, "on") && strcmp(value, "off"))
+        return err_set(e, E_INVAL, "repair_balance must be on or off, is \"%.40s\"", value);
+    return E_OK;
 }
 
 static int build_setting(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)

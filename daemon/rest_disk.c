@@ -99,6 +99,6 @@ void rest_repair_get(struct rest_req *rq)
         json_array_append_new(steps, json_string(text.data));
         buf_free(&text);
     }
-    rest_ok(rq, 200, json_pack("{s:o, s:i, s:i, s:I}", "steps", steps, "lost_without_place", no_place, "lost_without_copy", no_copy,
-                               "absent_ms", (json_int_t)conf.absent_ms));
+    rest_ok(rq, 200, json_pack("{s:o, s:i, s:i, s:I, s:I}", "steps", steps, "lost_without_place", no_place, "lost_without_copy", no_copy,
+                               "absent_ms", (json_int_t)conf.absent_ms, "now_ms", (json_int_t)conf.wall_ms));
 }

@@ -301,6 +301,12 @@ json_t *json_task(const struct cdb_view *v, const struct cdb_task *t)
     put_str(o, "unit", t->unit);
     put_int(o, "started_ms", t->started_ms);
     put_int(o, "updated_ms", t->updated_ms);
+    int64_t ms = t->updated_ms - t->started_ms;
+    if (!strcmp(t->state, "running") && ms > 0 && t->done > 0) { /* per second since the start, and how long it takes yet */
+        put_int(o, "rate", t->done * 1000 / ms);
+        if (t->total >= t->done)
+            put_int(o, "eta_ms", (int64_t)((double)(t->total - t->done) / (double)t->done * (double)ms));
+    }
     put_bool(o, "cancel", t->cancel);
     put_str(o, "message", t->message);
     json_object_set_new(o, "result", smap(&t->result));

@@ -376,7 +376,8 @@ static void tasks(void **s)
     add_task(T1, "done", now - 90000);
     add_task(T3, "running", now);
     ok("task list");
-    contains(last.out, "1 MiB of 4 MiB  2.5 s");
+    contains(last.out, "1 MiB of 4 MiB                           2.5 s"); /* ended: no rate */
+    contains(last.out, "1 MiB of 4 MiB  409.6 KiB/s, 7.5 s left");
     assert_true(strstr(last.out, "\n" T1 " ") < strstr(last.out, "\n" T2 " ")); /* by time */
     ok("task show " T2);
     contains(last.out, "the disk is full");

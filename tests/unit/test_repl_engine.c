@@ -36,6 +36,7 @@ static struct cdb_link *control;
 static char dir[256], node[NODES][ID_LEN + 1], disk[NODES][ID_LEN + 1], cluster[ID_LEN + 1], volume[ID_LEN + 1];
 static struct asan *engine[NODES];
 static uint16_t port[NODES];
+static uint64_t limit_bytes[NODES]; /* of the disk; 0 = none */
 static uint8_t *model; /* what the volume must hold */
 static uint64_t rng = 1;
 
@@ -118,7 +119,7 @@ static void start_engine(int i)
     path(capacity, sizeof capacity, "capacity%d", i);
     struct asan_conf c = {.db = db, .node_id = node[i], .cluster_uuid = cluster, .tls = {ca, cert, key},
                           .listen_address = "127.0.0.1", .port = port[i], .n_disks = 1, .journal_bytes = 16 * MIB,
-                          .disks = {{disk[i], "d0", fast, capacity}}, .links = {LINK "1", LINK "2"}, .n_links = 2};
+                          .disks = {{disk[i], "d0", fast, capacity, limit_bytes[i]}}, .links = {LINK "1", LINK "2"}, .n_links = 2};
     int rc = asan_start(&c, &engine[i], &e);
     if (rc)
         fail_msg("engine %d: %s", i, e.msg);
@@ -647,6 +648,64 @@ static void test_delete(void **state)
     WAIT_FOR(io(0, ASAN_READ, 0, 512, buf) == E_NOTFOUND);
 }
 
+/* ---- space ---- */
+
+static const struct cdb_event *event_with(const char *text)
+{
+    for (size_t i = 0; i < cdb_event_count(view()); i++)
+        if (strstr(cdb_event_at(view(), i)->message, text))
+            return cdb_event_at(view(), i);
+    return NULL;
+}
+
+/* One of three disks fills up: nothing fails, no replica is lost, writes wait, discards go on and bring them back. */
+static void test_full_disk(void **state)
+{
+    enum { PIECE = 4 * MIB };
+    uint8_t *data = malloc(PIECE), *got = malloc(PIECE);
+    struct io k;
+    uint32_t at = 0;
+    (void)state;
+    stop_engine(1);
+    limit_bytes[1] = 48 * MIB; /* 4 for copy-on-write, 16 in reserve */
+    start_engine(1);
+    make_volume(0);
+    for (uint32_t i = 0; i < PIECE; i++)
+        data[i] = (uint8_t)(i * 7 + i / 512);
+    for (;; at += PIECE) {
+        assert_true(at < VOLUME);
+        io_begin(&k, 0, ASAN_WRITE, at, PIECE, data);
+        WAIT_FOR(k.done || dump_has(0, "the disk of a replica is full"));
+        for (int turn = 0; turn < 50 && !k.done; turn++) /* what was under way may still come from the reserve */
+            uv_run(&loop, UV_RUN_ONCE);
+        if (!k.done)
+            break;
+        assert_int_equal(k.io.status, 0);
+        memcpy(model + at, data, PIECE);
+    }
+    assert_true(at >= 16 * MIB && at < 40 * MIB);
+    WAIT_FOR(cdb_disk_get(view(), disk[1])->full && event_with("full: "));
+    assert_int_equal(in_sync(), 3);
+    assert_false(k.done);
+    assert_int_equal(io(0, ASAN_READ, 0, PIECE, got), 0);
+    assert_memory_equal(got, data, PIECE);
+    for (uint32_t z = 0; z < at; z += PIECE) {
+        assert_int_equal(io(0, ASAN_ZERO, z, PIECE, NULL), 0);
+        memset(model + z, 0, PIECE);
+    }
+    WAIT_FOR(k.done);
+    assert_int_equal(k.io.status, 0);
+    memcpy(model + at, data, PIECE);
+    WAIT_FOR(!cdb_disk_get(view(), disk[1])->full && event_with("has space again"));
+    assert_int_equal(in_sync(), 3);
+    check_all(0);
+    stop_engine(1);
+    limit_bytes[1] = 0;
+    start_engine(1);
+    free(data);
+    free(got);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -694,6 +753,7 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_full_disk), /* first: the disks are empty */
         cmocka_unit_test(test_io),
         cmocka_unit_test(test_overlap_order),
         cmocka_unit_test(test_replica_lost_and_back),

@@ -356,6 +356,54 @@ static void no_space(void **state)
     assert_int_equal(do_write(d, id, 1, ++seq, 0, 500 * STORE_EXTENT, 4096, 5, 0), E_OK); /* and they give space back */
 }
 
+static bool full(struct disk *d)
+{
+    struct store_usage u;
+    store_usage(d->s, &u);
+    assert_true(u.used_bytes <= u.size_bytes);
+    return u.full;
+}
+
+/* A disk of 64 MiB: says no while there is still room for what is under way, takes discards, and opens again by itself. */
+static void reserve(void **state)
+{
+    struct disk *d = *state;
+    struct store_shard_id id = shard_id(7, 0), other = shard_id(7, 1);
+    uint64_t seq = 0, x = 0, late = 0;
+    disk_close(d);
+    d->conf.limit_bytes = 64 * MIB;
+    disk_must_open(d);
+    assert_int_equal(do_fence(d, id, 1, 1024 * MIB), E_OK);
+    assert_int_equal(do_fence(d, other, 1, 1024 * MIB), E_OK);
+    assert_false(full(d));
+    for (; store_room(d->s, &id, x * STORE_EXTENT, 4096, false); x++)
+        assert_int_equal(do_write(d, id, 1, ++seq, 0, x * STORE_EXTENT, 4096, x + 1, 0), E_OK);
+    assert_true(x >= 100 && x < 256);
+    assert_true(full(d));
+    assert_false(store_room(d->s, &id, 0, 4096, false)); /* not even what has a place: guests wait as a whole */
+    for (; store_room(d->s, &id, (x + late) * STORE_EXTENT, 4096, true); late++) /* what is under way may use the reserve */
+        assert_int_equal(do_write(d, id, 1, ++seq, 0, (x + late) * STORE_EXTENT, 4096, x + late + 1, 0), E_OK);
+    assert_true(late >= 40);
+    store_commit_mark(d->s, &id, (struct store_version){1, seq});
+    assert_int_equal(do_destage(d), E_OK);
+    assert_int_equal(store_shard_used(d->s, &id), (x + late) * STORE_EXTENT);
+    assert_true(full(d));
+    /* Discards of whole extents give their space back, also across a restart. */
+    assert_int_equal(do_write(d, id, 1, ++seq, 0, 0, 4 * MIB, 0, 0), E_OK);
+    assert_int_equal(do_write(d, id, 1, ++seq, 0, 4 * MIB, 4 * MIB, 0, 0), E_OK);
+    for (uint64_t k = 2; k < (x + late) / 16; k++)
+        assert_int_equal(do_write(d, id, 1, ++seq, 0, k * 4 * MIB, 4 * MIB, 0, 0), E_OK);
+    store_commit_mark(d->s, &id, (struct store_version){1, seq});
+    assert_int_equal(do_destage(d), E_OK);
+    assert_true(store_shard_used(d->s, &id) <= 16 * STORE_EXTENT);
+    assert_false(full(d));
+    assert_true(store_room(d->s, &other, 0, 4 * MIB, false));
+    reopen(d);
+    assert_true(store_shard_used(d->s, &id) <= 16 * STORE_EXTENT);
+    assert_true(store_room(d->s, &other, 0, 4 * MIB, false));
+    assert_int_equal(do_write(d, other, 1, 1, 0, 0, 4 * MIB, 9, 0), E_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -367,6 +415,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(bad_input, setup, teardown),
         cmocka_unit_test_setup_teardown(device_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(no_space, setup, teardown),
+        cmocka_unit_test_setup_teardown(reserve, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,6 +70,7 @@ static void on_tick(uv_timer_t *t)
     own_tick(a);
     resync_tick(a);
     tidy_tick(a);
+    disk_health_tick(a);
     front_tick(a);
     const struct cdb_view *view = view_of(a);
     usage_tick(a, view);
@@ -375,9 +376,11 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     TAILQ_INIT(&a->throttled);
     TAILQ_INIT(&a->earlies);
     htab_init(&a->volumes);
+    pace_init(&a->pace, now_ms());
     memcpy(a->node_id, conf->node_id, ID_LEN + 1);
     a->cluster_uuid = xstrdup(conf->cluster_uuid);
     a->journal_bytes = conf->journal_bytes;
+    a->cache_bytes = conf->cache_bytes;
     a->n_links = conf->n_links;
     for (int i = 0; i < a->n_links; i++)
         a->link_address[i] = xstrdup(conf->links[i]);

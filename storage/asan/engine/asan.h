@@ -20,6 +20,7 @@
 struct asan;
 
 #define ASAN_DISKS_MAX 16
+#define ASAN_BY_DEVICE UINT64_MAX
 #define ASAN_LINKS_MAX 4
 
 struct asan_disk_conf {
@@ -39,7 +40,8 @@ struct asan_conf { /* copied */
     struct asan_disk_conf disks[ASAN_DISKS_MAX];
     int n_disks;
     const char *nbd_socket;    /* NULL = none */
-    uint64_t journal_bytes;    /* per disk, when it is formatted */
+    uint64_t journal_bytes;    /* per disk, when it is formatted; 0 = by the devices (store/tier.h) */
+    uint64_t cache_bytes;      /* read cache per disk; 0 = none, ASAN_BY_DEVICE */
 };
 
 /* Starts the thread, listens, opens the disks (replaying their journals). A disk that cannot be opened does not fail the

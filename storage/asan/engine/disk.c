@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "storage/asan/engine/priv.h"
+#include "storage/asan/store/tier.h"
 
 LOG_MODULE("asan");
 
@@ -39,18 +40,32 @@ static void store_failed(void *arg, const struct err *e)
     disks_tick(d->a);
 }
 
+/* Sizes that the configuration leaves open follow from what the two paths lie on. */
+static void use_devices(const struct ldisk *d, struct store_conf *conf)
+{
+    const struct asan *a = d->a;
+    struct tier t;
+    unsigned sharing = 0;
+    for (int i = 0; i < a->n_disks; i++)
+        sharing += &a->disk[i] == d || tier_same_device(a->disk[i].fast, d->fast);
+    tier_of(d->fast, d->capacity, sharing, &t);
+    conf->journal_bytes = a->journal_bytes ? a->journal_bytes : t.journal_bytes;
+    conf->cache_bytes = a->cache_bytes == ASAN_BY_DEVICE ? t.cache_bytes : a->cache_bytes;
+}
+
 static int open_store(struct ldisk *d, struct err *e)
 {
     char marker[512], *text;
     size_t len;
     struct store_conf conf = {.fast_path = d->fast, .capacity_path = d->capacity, .disk_id = d->id,
-                              .cluster_uuid = d->a->cluster_uuid, .limit_bytes = d->limit_bytes, .journal_bytes = d->a->journal_bytes};
+                              .cluster_uuid = d->a->cluster_uuid, .limit_bytes = d->limit_bytes};
     marker_path(d, marker, sizeof marker);
     int rc = file_mkdirs(d->fast, 0700, e);
     if (!rc)
         rc = file_mkdirs(d->capacity, 0700, e);
     if (rc)
         return rc;
+    use_devices(d, &conf);
     rc = store_open(&d->a->loop, &conf, &d->store, e);
     if (rc == E_NOTFOUND) {
         if (unlink(marker) && errno != ENOENT)

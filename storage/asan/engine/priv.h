@@ -7,7 +7,7 @@
  *   link.c    owner side: messages to replicas, here or there       shard.c   an owner core and its database transactions
  *   volume.c  requests: split, order, completion                    own.c     when a volume is opened, claimed, released
  *   place.c   where a new shard's replicas go                       drop.c    deleted volumes
- *   tidy.c    copies that have moved away
+ *   tidy.c    copies that have moved away                           disk_health.c slow and frozen disks
  *   resync.c  how many joins at once, their Tasks                   sealed.c  reading images without owning them
  *   front.c   vhost, NBD, asan_io                                   usage.c   how full the disks are
  *   dump.c    JSON
@@ -23,6 +23,8 @@
 #include "proto/storage.pb-c.h"
 #include "storage/asan/engine/asan.h"
 #include "storage/asan/engine/qos.h"
+#include "storage/asan/engine/health.h"
+#include "storage/asan/engine/pace.h"
 #include "storage/asan/repl/owner.h"
 #include "storage/asan/repl/replica.h"
 #include "storage/asan/store/store.h"
@@ -86,6 +88,10 @@ struct ldisk { /* a disk of this node */
     struct err failure;
     uint64_t retry_ms;
     struct htab shards;          /* struct rshard */
+    struct health health;
+    enum health_verdict health_told, health_telling; /* the database knows; the transaction under way says */
+    bool health_busy, was_isolated;
+    uint64_t health_retry_ms;
     bool tidying;                /* `tidy_id` is being dropped: its requests are refused */
     struct store_shard_id tidy_id;
     uint64_t tidy_ms;
@@ -142,6 +148,7 @@ struct shard {
     unsigned refs;               /* the volume's one, and one per message or transaction on its way */
     uint64_t epoch;              /* of the core */
     bool reported_join;
+    uint64_t copied_seen;        /* of owner_info.copied_total, already counted */
 };
 
 struct part { /* the piece of a request that lies in one shard and one border */
@@ -162,6 +169,7 @@ struct vreq { /* one vol_req on its way */
     unsigned left;               /* parts on their way; flush: writes before it */
     int status;
     bool started, in_cut;
+    uint64_t begun_ns;
     bool cut;                    /* every part has been made */
     struct iobuf *data;          /* the bytes of a write */
     struct later later;
@@ -196,6 +204,7 @@ struct volume { /* one per row of Volume */
     unsigned users;              /* sockets and NBD connections */
     unsigned claims;             /* asan_claim, NBD: we want to own it */
     uint64_t linger_ms;          /* asan_io: owned until then */
+    bool joining;                /* a shard of it is being brought up to date, or may begin to be */
     bool maintain;               /* open to bring replicas up to date */
     bool settle;                 /* open to reconcile what a dead owner left in our journals */
     uint64_t orphan_ms;
@@ -246,7 +255,7 @@ struct asan {
     uint64_t links_ms;           /* when links were looked after last */
     struct hreq_list earlies;    /* all early writes, oldest first */
     char node_id[ID_LEN + 1], *cluster_uuid;
-    uint64_t journal_bytes;
+    uint64_t journal_bytes, cache_bytes; /* as in asan_conf */
     struct ldisk disk[ASAN_DISKS_MAX];
     int n_disks;
     struct gdisk **gdisk;
@@ -262,6 +271,8 @@ struct asan {
     uint64_t usage_ms, usage_told_ms;
     bool view_seen, barrier_busy; /* view_seen: the view is as new as this process */
     unsigned joins, open_stores, closing; /* closing: steps of stopping that are under way */
+    uint64_t health_ms;          /* next look at the disks' health */
+    struct pace pace;            /* of copying to replicas that catch up */
     int stop_stage;
 };
 
@@ -342,6 +353,9 @@ struct placement { int n; struct { const char *disk; int64_t incarnation; } at[3
 MUST_CHECK int place_shard(const struct cdb_view *v, const char *self, const struct cdb_volume *vol, uint32_t index,
                            struct placement *ret, struct err *e);
 
+/* disk_health.c */
+void disk_health_tick(struct asan *a);
+
 /* tidy.c */
 void tidy_tick(struct asan *a);
 bool tidy_refuses(const struct ldisk *d, const struct store_shard_id *id);
@@ -350,6 +364,7 @@ bool tidy_refuses(const struct ldisk *d, const struct store_shard_id *id);
 void drop_update(struct volume *v, const struct cdb_view *view);
 void usage_tick(struct asan *a, const struct cdb_view *view);
 void resync_tick(struct asan *a);
+void resync_count(struct shard *s);                         /* what its core copied since the last call: for metrics */
 bool resync_wanted(struct asan *a, const struct cdb_view *view, const struct volume *v, bool *ret_here);
 void resync_orphan(struct volume *v, const struct cdb_view *view, uint64_t now);
 void resync_end(struct volume *v, const char *state);

@@ -3,10 +3,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/metric.h"
 #include "cluster/task.h"
 #include "storage/asan/engine/priv.h"
 
 #define ORPHAN_MS 10000
+
+METRIC_COUNTER(m_copied, "cohort_asan_resync_bytes_total", "Bytes copied to replicas to bring them up to date");
 
 /* Does a replica here hold records above its commit mark although nobody owns the volume? Its owner died; the records
  * stay in the journal, and the journal cannot move on, until someone has reconciled them. */
@@ -112,31 +115,89 @@ static void report(struct volume *v, uint64_t now)
     }
 }
 
+void resync_count(struct shard *s)
+{
+    struct owner_info info;
+    owner_info(s->core, &info);
+    metric_add(&m_copied, (int64_t)((info.copied_total - s->copied_seen) * STORE_CHUNK));
+    s->copied_seen = info.copied_total;
+}
+
+static uint64_t target_us(const struct cdb_view *view)
+{
+    const struct cdb_cluster *cl = cdb_cluster_get(view, "cluster");
+    const char *ms = cl ? cdb_smap_get(&cl->settings, "rebuild_p99_ms") : NULL;
+    long long v = ms ? strtoll(ms, NULL, 10) : 0;
+    return v > 0 && v <= 10000 ? (uint64_t)v * 1000 : PACE_P99_US;
+}
+
+struct candidate { struct shard *s; int in_sync; };
+
+/* One good copy left first; then by volume and index, so that a volume is whole soon. */
+static int more_urgent(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->in_sync != y->in_sync)
+        return x->in_sync - y->in_sync;
+    int cmp = strcmp(x->s->v->id, y->s->v->id);
+    return cmp ? cmp : x->s->index < y->s->index ? -1 : 1;
+}
+
+/* Shards of `v` that are at it, and those that want to be. */
+static void gather(struct volume *v, struct candidate *at_it, unsigned *n_at_it, struct candidate **wanting, size_t *n, size_t *cap)
+{
+    for (uint32_t i = 0; i < v->n_shards; i++) {
+        struct shard *s = v->shard[i];
+        struct owner_info info;
+        if (!s || !s->core)
+            continue;
+        owner_info(s->core, &info);
+        resync_count(s);
+        if (info.joining && *n_at_it < JOINS_MAX) {
+            at_it[(*n_at_it)++] = (struct candidate){s, info.n_isr};
+        } else if (info.wants_join && !info.joining) {
+            if (*n == *cap)
+                *wanting = xrealloc(*wanting, (*cap = *cap ? 2 * *cap : 64) * sizeof **wanting);
+            (*wanting)[(*n)++] = (struct candidate){s, info.n_isr};
+        }
+    }
+}
+
 void resync_tick(struct asan *a)
 {
-    struct htab_node *n;
-    uint64_t now = now_ms();
+    const struct cdb_view *view = view_of(a);
+    struct candidate at_it[JOINS_MAX], *wanting = NULL;
     unsigned joins = 0;
-    for (int pass = 0; pass < 2; pass++) /* those that are at it keep their place */
-        HTAB_FOR_EACH (n, &a->volumes) {
-            struct volume *v = container_of(n, struct volume, node);
-            for (uint32_t i = 0; v->open && i < v->n_shards; i++) {
-                struct shard *s = v->shard[i];
-                struct owner_info info;
-                if (!s || !s->core)
-                    continue;
-                owner_info(s->core, &info);
-                if (pass == 0) {
-                    joins += info.joining;
-                } else if (!info.joining) {
-                    bool allow = info.wants_join && joins < JOINS_MAX;
-                    joins += allow;
-                    owner_allow_join(s->core, allow, now);
-                    shard_after(s);
-                }
-            }
-            if (pass == 1 && v->open)
-                report(v, now);
-        }
+    size_t n = 0, cap = 0;
+    struct htab_node *node;
+    uint64_t now = now_ms();
+    uint32_t chunks = pace_tick(&a->pace, now, view ? target_us(view) : PACE_P99_US, STORE_CHUNK);
+    HTAB_FOR_EACH (node, &a->volumes) {
+        struct volume *v = container_of(node, struct volume, node);
+        if (!v->open || (!v->maintain && !v->task && !v->joining))
+            continue;
+        unsigned before = joins;
+        gather(v, at_it, &joins, &wanting, &n, &cap);
+        v->joining = joins > before;
+        report(v, now);
+    }
+    for (unsigned i = 0; i < joins; i++) {
+        owner_allow_join(at_it[i].s->core, false, now); /* the next replica of it: in its turn */
+        owner_join_credit(at_it[i].s->core, chunks / joins + (i < chunks % joins), now);
+        shard_after(at_it[i].s);
+    }
+    if (n)
+        qsort(wanting, n, sizeof *wanting, more_urgent);
+    for (size_t i = 0; i < n; i++) {
+        bool allow = joins + i < JOINS_MAX;
+        struct shard *s = wanting[i].s;
+        if (!s->core)
+            continue; /* closed by what an earlier one set off */
+        s->v->joining = s->v->joining || allow;
+        owner_join_credit(s->core, 0, now);
+        owner_allow_join(s->core, allow, now);
+        shard_after(s);
+    }
+    free(wanting);
     a->joins = joins;
 }

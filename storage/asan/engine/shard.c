@@ -262,6 +262,8 @@ void shard_close(struct shard *s)
         return;
     shard_after(s);
     owner_drain(s->core, &ops);
+    resync_count(s);
+    s->copied_seen = 0;
     owner_free(s->core);
     s->core = NULL;
     while ((op = TAILQ_FIRST(&ops))) {

@@ -8,9 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/log.h"
+#include "base/metric.h"
 #include "storage/asan/engine/priv.h"
 
 LOG_MODULE("asan");
+METRIC_COUNTER(m_dropped, "cohort_asan_copies_dropped_total", "Copies dropped because the shard has its copies elsewhere");
 
 #define ROUND_MS 5000
 
@@ -53,10 +55,12 @@ static void end(struct tidy *t)
 static void dropped(struct store_op *op, int status, const struct err *e)
 {
     struct tidy *t = op->arg;
-    if (status && status != E_NOTFOUND)
+    if (status && status != E_NOTFOUND) {
         log_warn("disk %s: a copy that moved away cannot be dropped: %s", t->disk->name, e ? e->msg : err_code_name(status));
-    else
+    } else {
         t->disk->tidy_ms = 0; /* the next one at once */
+        metric_add(&m_dropped, 1);
+    }
     end(t);
 }
 

@@ -45,6 +45,8 @@ static void run_done(struct later *l)
     struct vreq *q = container_of(l, struct vreq, later);
     struct vol_req *r = q->r;
     int status = q->status;
+    if (r->op == VOL_READ || r->op == VOL_WRITE)
+        pace_sample(&q->v->a->pace, (clock_boot_ns() - q->begun_ns) / 1000);
     iobuf_unref(q->data);
     free(q);
     r->done(r, status);
@@ -250,6 +252,7 @@ static void submit(struct vol *vol, struct vol_req *r)
     struct vreq *q = xcalloc(1, sizeof *q);
     q->v = v;
     q->r = r;
+    q->begun_ns = clock_boot_ns();
     q->status = check(v, r);
     TAILQ_INSERT_TAIL(&v->active, q, entry);
     if (q->status) {

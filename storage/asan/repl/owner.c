@@ -302,6 +302,14 @@ void owner_allow_join(struct owner *o, bool allowed, uint64_t now_ms)
     pump(o);
 }
 
+void owner_join_credit(struct owner *o, uint32_t chunks, uint64_t now_ms)
+{
+    o->now = now_ms;
+    o->join_paced = true;
+    o->join_credit = chunks;
+    pump(o);
+}
+
 void owner_conn(struct owner *o, uint32_t disk, bool up, uint64_t now_ms)
 {
     o->now = now_ms;
@@ -436,6 +444,7 @@ void owner_info(const struct owner *o, struct owner_info *ret)
     ret->commit_seq = o->commit_seq;
     ret->at_rest = at_rest(o);
     ret->joining = o->join.state != J_IDLE;
+    ret->copied_total = o->copied_total;
     ret->wants_join = ret->joining || join_wanted(o, NULL);
     if (ret->joining) {
         ret->join_disk = o->m[o->join.m].disk;

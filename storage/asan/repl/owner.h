@@ -130,6 +130,8 @@ void owner_txn_done(struct owner *o, int status, uint64_t now_ms);
 void owner_tick(struct owner *o, uint64_t now_ms); /* every 100 ms or so */
 /* May a replica be brought up to date now? The caller bounds how many shards do so at once. Default no. */
 void owner_allow_join(struct owner *o, bool allowed, uint64_t now_ms);
+/* From the first call on a join copies only what it was given: `chunks` from now until the next call. */
+void owner_join_credit(struct owner *o, uint32_t chunks, uint64_t now_ms);
 
 /* A finished operation, NULL if none is left. Call after each event. */
 struct owner_op *owner_take_done(struct owner *o);
@@ -153,6 +155,7 @@ struct owner_info {
     bool wants_join, joining;     /* a usable replica is not in sync; one is being brought up to date */
     uint32_t join_disk;
     uint64_t join_done, join_total, join_copied; /* chunks */
+    uint64_t copied_total;        /* chunks, by all joins of this core */
 };
 void owner_info(const struct owner *o, struct owner_info *ret);
 const char *owner_state_name(enum owner_state s);

@@ -209,6 +209,10 @@ static void pick_chunk(struct owner *o, struct join_copy *c)
         uint32_t k = (j->hint + n) % j->count;
         if (j->same[k] || copying(j, j->first + k))
             continue;
+        if (o->join_paced && o->join_credit-- == 0) {
+            o->join_credit = 0;
+            return; /* with the next credit */
+        }
         j->hint = k + 1 < j->count ? k + 1 : 0;
         memset(c, 0, sizeof *c);
         c->state = C_LOCK;
@@ -285,6 +289,7 @@ static void copy_answer(struct owner *o, struct join_copy *c, const struct repl_
     j->same[k] = 1;
     j->left--;
     j->copied++;
+    o->copied_total++;
     c->state = C_FREE;
 }
 

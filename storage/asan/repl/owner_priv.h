@@ -106,6 +106,9 @@ struct owner {
     bool corrupt;                      /* a range could not be read from anyone: retried, and said */
 
     struct join join;
+    bool join_paced;           /* join_credit counts */
+    uint32_t join_credit;      /* chunks that may be begun */
+    uint64_t copied_total;
 };
 
 static inline bool required(const struct member *m) { return m->isr || m->joining || m->add_pending; }

@@ -190,6 +190,8 @@ static void apply_item(struct store *s, const struct merge_item *m)
         else
             rec_settle(&s->index, r);
     }
+    if (m->old_place != PLACE_NONE)
+        cache_forget(s->cache, m->old_place);
     t->destaging = false;
     t->has_meta = true;
     t->gen = ++s->index.gens;

@@ -73,8 +73,10 @@ static void decide(struct meta_job *job, struct meta_op *m)
 static void place_gone(void *arg, struct ext *t)
 {
     struct store *s = arg;
-    if (t->place != PLACE_NONE)
+    if (t->place != PLACE_NONE) {
+        cache_forget(s->cache, t->place);
         places_free(&s->places, t->place);
+    }
     if (t->counted)
         places_unreserve(&s->places, 1);
 }

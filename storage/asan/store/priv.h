@@ -3,6 +3,7 @@
 #define COHORT_STORAGE_STORE_PRIV_H
 
 #include "storage/asan/store/alloc.h"
+#include "storage/asan/store/cache.h"
 #include "storage/asan/store/index.h"
 #include "storage/asan/store/journal.h"
 #include "storage/asan/store/meta.h"
@@ -20,6 +21,7 @@ struct store {
     struct journal journal;
     struct dev extents;
     struct places places;
+    struct cache *cache;     /* NULL = none */
     struct meta *meta;
 
     bool failed;             /* a write to a device failed: nothing is acknowledged any more */

@@ -3,7 +3,8 @@
  * A read plans synchronously: what it copies from where, with places and checksums as they are now. Journal records are
  * pinned, so they stay. Extents are not: destage may rewrite or reuse a place meanwhile. That shows as a checksum mismatch
  * on an extent whose `gen` has changed or that is being destaged; the read then plans anew. On an unchanged extent it is
- * damage.
+ * damage. Blocks of extents come from the read cache if it has them all (cache.h); a mismatch there sends the read to the
+ * capacity device.
  */
 #include <assert.h>
 #include <errno.h>
@@ -18,6 +19,16 @@ METRIC_COUNTER(m_again, "cohort_store_read_raced_total", "Reads planned anew bec
 
 struct copy { struct copy *next; uint32_t from, length; uint8_t *to; };
 
+#define CACHE_READ_MAX (128u << 10) /* longer reads are streams: the capacity device is good at them */
+
+struct part { /* of an extent's piece, read from the cache: within one line of it */
+    struct dev_io io;
+    struct iovec iov;
+    struct piece *piece;
+    uint32_t first, count; /* blocks of the extent */
+    uint64_t offset;
+};
+
 struct piece { /* one device read */
     struct read *read;
     struct piece *next;
@@ -28,6 +39,9 @@ struct piece { /* one device read */
     uint32_t index, first, count; /* blocks */
     uint64_t gen, place, used;    /* bit per block that is copied from */
     uint32_t crc[EXT_BLOCKS];
+    struct part *parts;           /* not NULL: from the cache */
+    uint32_t n_parts;
+    bool cache_failed;
 };
 
 struct read {
@@ -41,6 +55,7 @@ struct read {
     struct piece *pieces;
     unsigned left;
     int status;
+    bool no_cache;                /* it had something wrong */
     uint64_t started_ns;
 };
 
@@ -61,6 +76,7 @@ static void drop_pieces(struct read *r)
             free(c);
         }
         free(p->iov.iov_base);
+        free(p->parts);
         free(p);
     }
 }
@@ -88,19 +104,46 @@ static int damaged(const struct read *r, const char *where, uint64_t offset, str
                    (unsigned long long)offset, where);
 }
 
-/* 0, an error, or 1: raced with destage. */
+/* Checked blocks of the capacity device go to the cache, if they are still what the extent is. */
+static void keep(const struct read *r, const struct piece *p, const struct ext *t)
+{
+    if (!r->s->cache || p->parts || r->length > CACHE_READ_MAX || t->gen != p->gen || t->destaging)
+        return;
+    for (uint32_t b = p->first, n; b < p->first + p->count; b += n) {
+        for (n = 0; b + n < p->first + p->count && p->used >> (b + n) & 1; n++)
+            ;
+        if (n)
+            cache_keep(r->s->cache, p->place, b, n, (uint8_t *)p->iov.iov_base + (size_t)(b - p->first) * FMT_BLOCK);
+        else
+            n = 1;
+    }
+}
+
+/* 0, an error, or 1: raced with destage, or the cache was wrong. */
 static int check_extent(struct read *r, struct piece *p, struct err *e)
 {
+    if (p->cache_failed) {
+        r->no_cache = true;
+        cache_bad(r->s->cache, p->place, p->first, true);
+        return 1;
+    }
+    const struct shard *sh = shard_find(&r->s->index, &r->id);
+    const struct ext *t = sh ? ext_find(&r->s->index, sh, p->index) : NULL;
     for (uint32_t i = 0; i < p->count; i++) {
         uint32_t b = p->first + i;
         if (!(p->used >> b & 1) || crc32c(0, (uint8_t *)p->iov.iov_base + i * FMT_BLOCK, FMT_BLOCK) == p->crc[b])
             continue;
-        const struct shard *sh = shard_find(&r->s->index, &r->id);
-        const struct ext *t = sh ? ext_find(&r->s->index, sh, p->index) : NULL;
+        if (p->parts) {
+            r->no_cache = true;
+            cache_bad(r->s->cache, p->place, b, false);
+            return 1;
+        }
         if (!t || t->gen != p->gen || t->destaging)
             return 1;
         return damaged(r, "extent", (uint64_t)p->index * STORE_EXTENT + (uint64_t)b * FMT_BLOCK, e);
     }
+    if (t)
+        keep(r, p, t);
     return E_OK;
 }
 
@@ -238,14 +281,59 @@ static void close_extent_piece(struct piece *p)
         c->from -= p->first * FMT_BLOCK;
 }
 
+static void part_done(struct dev_io *io, int status)
+{
+    struct part *q = container_of(io, struct part, io);
+    struct read *r = q->piece->read;
+    if (status < 0)
+        q->piece->cache_failed = true;
+    if (--r->left == 0)
+        all_read(r);
+}
+
+/* Finds all of an extent's piece in the cache, or nothing. */
+static void find_in_cache(const struct read *r, struct piece *p)
+{
+    const uint32_t line = CACHE_LINE / FMT_BLOCK;
+    struct part part[STORE_EXTENT / CACHE_LINE];
+    uint32_t n = 0;
+    if (!r->s->cache || r->no_cache)
+        return;
+    for (uint32_t at = p->first, end = p->first + p->count, stop; at < end; at = stop) {
+        stop = (at / line + 1) * line < end ? (at / line + 1) * line : end;
+        uint64_t mask = (stop - at == 64 ? 0 : 1ull << (stop - at)) - 1;
+        if (!(p->used >> at & mask))
+            continue;
+        part[n] = (struct part){.piece = p, .first = at, .count = stop - at};
+        if (!cache_find(r->s->cache, p->place, at, stop - at, &part[n++].offset))
+            return;
+    }
+    p->n_parts = n;
+    p->parts = xcalloc(n, sizeof *p->parts);
+    memcpy(p->parts, part, n * sizeof *part);
+}
+
+static void submit_parts(struct read *r, struct piece *p)
+{
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        struct part *q = &p->parts[i];
+        q->io.done = part_done;
+        q->iov = (struct iovec){(uint8_t *)p->iov.iov_base + (size_t)(q->first - p->first) * FMT_BLOCK, (size_t)q->count * FMT_BLOCK};
+        dev_submit(cache_dev(r->s->cache), &r->s->uring, &q->io, false, &q->iov, 1, q->offset);
+    }
+}
+
 static void submit(struct read *r)
 {
     struct store *s = r->s;
     struct piece *p;
     r->status = 0;
     r->left = 0;
-    for (p = r->pieces; p; p = p->next)
-        r->left++;
+    for (p = r->pieces; p; p = p->next) {
+        if (!p->rec)
+            find_in_cache(r, p);
+        r->left += p->parts ? p->n_parts : 1;
+    }
     if (r->left == 0) {
         finish(r, E_OK, NULL);
         return;
@@ -256,6 +344,10 @@ static void submit(struct read *r)
         if (posix_memalign(&b, FMT_BLOCK, n) != 0)
             abort();
         p->iov = (struct iovec){b, n};
+        if (p->parts) {
+            submit_parts(r, p);
+            continue;
+        }
         p->io.done = piece_done;
         uint64_t at = p->rec ? p->rec->file_off : p->place * STORE_EXTENT + (uint64_t)p->first * FMT_BLOCK;
         dev_submit(p->rec ? &s->journal.dev : &s->extents, &s->uring, &p->io, false, &p->iov, 1, at);

@@ -12,6 +12,9 @@ add_library(c_store STATIC
   ${CMAKE_CURRENT_LIST_DIR}/store.c
   ${CMAKE_CURRENT_LIST_DIR}/write.c
   ${CMAKE_CURRENT_LIST_DIR}/read.c
+  ${CMAKE_CURRENT_LIST_DIR}/cache.c
+  ${CMAKE_CURRENT_LIST_DIR}/s3fifo.c
+  ${CMAKE_CURRENT_LIST_DIR}/tier.c
   ${CMAKE_CURRENT_LIST_DIR}/map.c
   ${CMAKE_CURRENT_LIST_DIR}/fence.c
   ${CMAKE_CURRENT_LIST_DIR}/merge.c
@@ -22,4 +25,5 @@ target_link_libraries(c_volume PUBLIC c_store)
 foreach(topic basic powercut damage label)
   cohort_unit_test(store_${topic} LIBS c_store)
 endforeach()
+cohort_unit_test(store_cache LIBS c_store m)
 cohort_fuzz(store LIBS c_store)

@@ -1,7 +1,11 @@
 /* Store: open, close, failure. See store.h; README.md has the tour. */
 #include <assert.h>
 #include <stdlib.h>
+#include <unistd.h>
+#include "base/log.h"
 #include "storage/asan/store/priv.h"
+
+LOG_MODULE("store");
 
 /* ---- completions ---- */
 
@@ -150,6 +154,7 @@ static int load(struct store *s, struct err *e)
 static void release(struct store *s)
 {
     index_free(&s->index);
+    cache_close(s->cache);
     journal_close(&s->journal);
     places_close(&s->places);
     dev_close(&s->extents);
@@ -168,6 +173,18 @@ static void before_submit(void *arg)
         destage_kick(s);
     if (s->later_head && !uv_is_active((uv_handle_t *)&s->idle))
         uv_idle_start(&s->idle, on_idle);
+}
+
+/* A cache that cannot be made is no reason to do without the disk. */
+static void open_cache(struct store *s, const struct store_conf *conf)
+{
+    struct err e;
+    char *path = xasprintf("%s/cache", conf->fast_path);
+    if (conf->cache_bytes < CACHE_MIN)
+        unlink(path); /* of an earlier configuration */
+    else if (cache_open(path, conf->cache_bytes, &s->uring, &s->cache, &e) < 0)
+        log_warn("%s: no read cache: %s", s->capacity, e.msg);
+    free(path);
 }
 
 int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **ret_store, struct err *e)
@@ -191,6 +208,7 @@ int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **re
         return rc;
     }
     s->journal.uring = &s->uring;
+    open_cache(s, conf);
     s->journal.durable = write_durable;
     s->journal.on_failed = write_failed;
     s->journal.arg = s;
@@ -212,6 +230,7 @@ void store_usage(const struct store *s, struct store_usage *ret)
         .journal_used_bytes = journal_used(&s->journal),
         .dirty_bytes = s->index.dirty_bytes,
     };
+    cache_usage(s->cache, &ret->cache);
 }
 
 /* ---- closing ---- */
@@ -235,7 +254,7 @@ void store_close_check(struct store *s)
         return;
     if (s->journal.stuck && s->journal.inflight == 0) /* no destage any more: there will be no space */
         write_fail_pending(s, E_CANCELED, &(struct err){E_CANCELED, "the disk was closed before there was journal space"});
-    if (!journal_idle(&s->journal) || s->later_head)
+    if (!journal_idle(&s->journal) || !cache_idle(s->cache) || s->later_head)
         return;
     if (!s->failed) { /* so that the next open can tell that nothing at the end is missing */
         struct fmt_sb sb;

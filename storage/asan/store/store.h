@@ -39,6 +39,7 @@ struct store_conf {
     const char *disk_id, *cluster_uuid; /* labels: a directory labelled otherwise is refused with E_CONFLICT */
     uint64_t limit_bytes;       /* extents may take so much of capacity_path; 0 = what the file system has */
     uint64_t journal_bytes;     /* size of the ring at creation, a multiple of 1 MiB, >= 16 MiB */
+    uint64_t cache_bytes;       /* read cache at fast_path, for capacity devices that are slow to read; 0 = none. Lost at restart */
     bool create;                /* label and format if empty; false: E_NOTFOUND if not formatted */
 };
 
@@ -48,7 +49,12 @@ MUST_CHECK int store_open(uv_loop_t *loop, const struct store_conf *conf, struct
 /* Finishes what is in flight, closes; `done` on the loop. What is journaled need not be destaged first. */
 void store_close(struct store *s, void (*done)(void *arg), void *arg);
 
+struct store_cache_usage {
+    uint64_t size_bytes, used_bytes, hits, misses; /* hits, misses: blocks of 4 KiB since store_open() */
+    unsigned filling;                              /* copies under way to the cache */
+};
 struct store_usage {
+    struct store_cache_usage cache;   /* zeroes: there is none, or its device has failed */
     uint64_t size_bytes, used_bytes;  /* of extents: what there may be, what is taken or promised to accepted writes */
     uint64_t journal_bytes, journal_used_bytes;
     uint64_t dirty_bytes;             /* in the journal and not in extents yet */
@@ -61,6 +67,9 @@ uint64_t store_shard_used(const struct store *s, const struct store_shard_id *id
  * store_copy() of it will not fail with E_NOSPC. `use_reserve`: the last places, kept so that what is already under way at
  * other replicas can be finished and discards and destage go on, may be taken, too. May block for the file system. */
 bool store_room(struct store *s, const struct store_shard_id *id, uint64_t offset, uint32_t length, bool use_reserve);
+/* Requests to the disk's devices that ended since the last call, their latencies together, and how long the oldest that has
+ * not ended has been waiting for the device. */
+void store_io_stats(struct store *s, uint64_t *ret_n, uint64_t *ret_sum_us, uint64_t *ret_oldest_ms);
 /* Called once when a write to a device failed: nothing later is acknowledged; the disk must be taken out. */
 void store_on_failure(struct store *s, void (*failed)(void *arg, const struct err *e), void *arg);
 

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include "base/clock.h"
 
 #define DEPTH 256u /* operations in the ring; the completion queue is twice that, so it cannot overflow */
 
@@ -15,6 +16,8 @@ static void to_ring(struct uring *u, struct uring_op *op, struct io_uring_sqe *s
     else
         io_uring_prep_readv(sqe, op->fd, op->iov, (unsigned)op->iovcnt, op->offset);
     io_uring_sqe_set_data(sqe, op);
+    op->begun_ns = clock_boot_ns();
+    TAILQ_INSERT_TAIL(&u->flight, op, flight);
     u->in_ring++;
 }
 
@@ -52,6 +55,9 @@ static void on_readable(uv_poll_t *h, int status, int events)
         io_uring_cqe_seen(&u->ring, cqe);
         assert(u->in_ring > 0);
         u->in_ring--;
+        TAILQ_REMOVE(&u->flight, op, flight);
+        u->ended++;
+        u->ended_us += (clock_boot_ns() - op->begun_ns) / 1000;
         op->done(op, res);
     }
 }
@@ -60,6 +66,7 @@ int uring_open(struct uring *u, uv_loop_t *loop, void (*before_submit)(void *arg
 {
     *u = (struct uring){.before_submit = before_submit, .arg = arg};
     STAILQ_INIT(&u->waiting);
+    TAILQ_INIT(&u->flight);
     int rc = io_uring_queue_init(DEPTH, &u->ring, 0);
     if (rc < 0) {
         err_sys(e, -rc, "set up io_uring (kernel 5.6 or newer, kernel.io_uring_disabled=0)");
@@ -90,6 +97,15 @@ void uring_submit(struct uring *u, struct uring_op *op)
         to_ring(u, op, sqe);
     else
         STAILQ_INSERT_TAIL(&u->waiting, op, entry);
+}
+
+void uring_stats(struct uring *u, uint64_t *ret_n, uint64_t *ret_sum_us, uint64_t *ret_oldest_ms)
+{
+    const struct uring_op *oldest = TAILQ_FIRST(&u->flight);
+    *ret_n = u->ended;
+    *ret_sum_us = u->ended_us;
+    *ret_oldest_ms = oldest ? (clock_boot_ns() - oldest->begun_ns) / 1000000 : 0;
+    u->ended = u->ended_us = 0;
 }
 
 static void on_closed(uv_handle_t *h)

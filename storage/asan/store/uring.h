@@ -22,6 +22,8 @@ struct uring_op {
     int iovcnt;
     uint64_t offset;
     STAILQ_ENTRY(uring_op) entry;
+    uint64_t begun_ns;             /* given to the kernel */
+    TAILQ_ENTRY(uring_op) flight;
 };
 
 struct uring {
@@ -30,6 +32,8 @@ struct uring {
     uv_prepare_t prepare;
     STAILQ_HEAD(, uring_op) waiting; /* did not fit into the ring yet */
     unsigned in_ring;      /* queued or in flight */
+    TAILQ_HEAD(, uring_op) flight;   /* those, oldest first */
+    uint64_t ended, ended_us;        /* since the last uring_stats(): how many, their latencies together */
     void (*before_submit)(void *arg); /* last chance of this turn to add operations */
     void *arg;
     unsigned closing_handles;
@@ -40,6 +44,8 @@ struct uring {
 /* E_UNAVAIL with a hint if the kernel (or a sandbox) offers no io_uring. */
 MUST_CHECK int uring_open(struct uring *u, uv_loop_t *loop, void (*before_submit)(void *arg), void *arg, struct err *e);
 void uring_submit(struct uring *u, struct uring_op *op);
+/* Requests that ended since the last call, their latencies together, and the age of the oldest that has not ended. */
+void uring_stats(struct uring *u, uint64_t *ret_n, uint64_t *ret_sum_us, uint64_t *ret_oldest_ms);
 /* Nothing may be in flight. `closed` when the memory may go. */
 void uring_close(struct uring *u, void (*closed)(void *arg), void *arg);
 

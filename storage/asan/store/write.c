@@ -280,6 +280,11 @@ void store_shard_info(const struct store *s, const struct store_shard_id *id, st
                                      .last = sh->last, .commit = sh->commit};
 }
 
+void store_io_stats(struct store *s, uint64_t *ret_n, uint64_t *ret_sum_us, uint64_t *ret_oldest_ms)
+{
+    uring_stats(&s->uring, ret_n, ret_sum_us, ret_oldest_ms);
+}
+
 void store_each_shard(const struct store *s, void (*fn)(void *arg, const struct store_shard_id *id), void *arg)
 {
     struct htab_node *n;

@@ -1,0 +1,98 @@
+/* The pace of copying: fast when nobody is there, slower when guests suffer, never below the floor, back up afterwards. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "storage/asan/engine/pace.h"
+
+#define UNIT (64u << 10)
+#define TICK_MS 50
+
+static uint64_t now;
+
+/* Bytes given out in `ms` while guests see `latency_us` (0: no guest), `per_tick` requests each tick. */
+static uint64_t run(struct pace *p, uint64_t ms, uint64_t latency_us, int per_tick)
+{
+    uint64_t bytes = 0;
+    for (uint64_t end = now + ms; now < end;) {
+        for (int i = 0; latency_us && i < per_tick; i++)
+            pace_sample(p, latency_us);
+        now += TICK_MS;
+        bytes += (uint64_t)pace_tick(p, now, PACE_P99_US, UNIT) * UNIT;
+    }
+    return bytes;
+}
+
+static void test_floor(void **state)
+{
+    struct pace p;
+    (void)state;
+    pace_init(&p, now);
+    run(&p, 20000, 500000, 100);
+    assert_int_equal(p.rate, PACE_FLOOR);
+    assert_in_range(run(&p, 10000, 500000, 100), PACE_FLOOR * 10 - UNIT, PACE_FLOOR * 10 + UNIT);
+}
+
+static void test_idle_is_unlimited(void **state)
+{
+    struct pace p;
+    (void)state;
+    pace_init(&p, now);
+    run(&p, 10000, 0, 0);
+    assert_int_equal(p.rate, PACE_MAX);
+}
+
+static void test_recovers(void **state)
+{
+    struct pace p;
+    (void)state;
+    pace_init(&p, now);
+    run(&p, 20000, 500000, 100);
+    run(&p, 20000, 300, 100);
+    assert_true(p.rate > PACE_START);
+    assert_in_range(p.p99_us, 300, 400);
+}
+
+/* A p99 between half the target and the target holds the rate. */
+static void test_holds(void **state)
+{
+    struct pace p;
+    (void)state;
+    pace_init(&p, now);
+    run(&p, 10000, PACE_P99_US * 2 / 3, 100);
+    assert_int_equal(p.rate, PACE_START);
+}
+
+/* One slow request in a thousand is no p99; two in a hundred are. */
+static void test_p99_is_p99(void **state)
+{
+    struct pace p;
+    (void)state;
+    for (int slow = 1; slow <= 20; slow += 19) {
+        pace_init(&p, now);
+        for (int i = 0; i < 1000; i++)
+            pace_sample(&p, i < slow ? 900000 : 100);
+        now += PACE_WINDOW_MS;
+        pace_tick(&p, now, PACE_P99_US, UNIT);
+        assert_int_equal(p.rate < PACE_START, slow > 10);
+    }
+}
+
+static void test_no_burst_after_a_stall(void **state)
+{
+    struct pace p;
+    (void)state;
+    pace_init(&p, now);
+    now += 3600000;
+    assert_in_range((uint64_t)pace_tick(&p, now, PACE_P99_US, UNIT) * UNIT, 1, PACE_START * 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_floor), cmocka_unit_test(test_idle_is_unlimited), cmocka_unit_test(test_recovers),
+        cmocka_unit_test(test_holds), cmocka_unit_test(test_p99_is_p99), cmocka_unit_test(test_no_burst_after_a_stall),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
