@@ -7,6 +7,20 @@
 #include "cli/size.h"
 #include "cli/wait.h"
 
+static char *cell_check(const json_t *o)
+{
+    static const struct field when = {"", "done_ms", F_TIME};
+    const json_t *check = json_object_get(o, "check");
+    if (!int_of(check, "done_ms"))
+        return xstrdup(json_is_true(json_object_get(check, "wanted")) ? "under way" : "never");
+    char *t = field_text(&when, check), u[SIZE_TEXT];
+    char *text = xasprintf("%s, %s repaired%s%s", t, size_format(int_of(check, "repaired_bytes"), u),
+                           int_of(check, "unrepairable_bytes") ? ", DATA LOST: see --json" : "",
+                           json_is_true(json_object_get(check, "wanted")) ? "; under way again" : "");
+    free(t);
+    return text;
+}
+
 static char *cell_iops(const json_t *o)
 {
     int64_t n = int_of(o, "iops");
@@ -24,7 +38,7 @@ static const struct field fields[] = {
     {"NAME", "name"}, {"ID", "id", F_ONE}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE}, {"COPIES", "replicas", F_NUMBER}, {"HEALTH", "health"},
     {"VM", "vm"}, {"OWNER", "owner"}, {"STATE", "state"}, {"PURPOSE", "purpose"}, {"SEALED", "sealed", F_ONE}, {"EPOCH", "epoch", F_ONE},
     {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"WHY", "health_reason"},
-    {"IOPS LIMIT", .kind = F_ONE, .fn = cell_iops}, {"RATE LIMIT", .kind = F_ONE, .fn = cell_bandwidth}, {0},
+    {"CHECKED", .kind = F_ONE, .fn = cell_check}, {"IOPS LIMIT", .kind = F_ONE, .fn = cell_iops}, {"RATE LIMIT", .kind = F_ONE, .fn = cell_bandwidth}, {0},
 };
 
 /* "n1/d0, n2/d0 (behind; node dead)" */
@@ -117,6 +131,55 @@ static int run_set(struct cli *c)
     return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s: limits changed, they hold at once", c->pos[0]) : rc;
 }
 
+/* "4.2 GiB compared, 8 KiB wrong, 8 KiB repaired" */
+static char *check_text(const json_t *check)
+{
+    char a[SIZE_TEXT], b[SIZE_TEXT], d[SIZE_TEXT], u[SIZE_TEXT];
+    const json_t *list = json_object_get(check, "unrepairable");
+    struct buf out;
+    buf_init(&out);
+    buf_printf(&out, "%s compared, %s wrong, %s repaired", size_format(int_of(check, "checked_bytes"), a),
+               size_format(int_of(check, "bad_bytes"), b), size_format(int_of(check, "repaired_bytes"), d));
+    if (int_of(check, "unrepairable_bytes"))
+        buf_printf(&out, ", %s without a good copy (restore from a backup) at", size_format(int_of(check, "unrepairable_bytes"), u));
+    for (size_t i = 0; i < json_array_size(list); i++)
+        buf_printf(&out, " %s", json_string_value(json_array_get(list, i)));
+    return buf_take(&out);
+}
+
+static enum waited judge_check(struct cli *c, const json_t *row, void *arg)
+{
+    if (!row) {
+        fail_set(&c->fail, EXIT_REFUSED, "volume %s was deleted", c->pos[0]);
+        return WAIT_FAILED;
+    }
+    return json_is_true(json_object_get(json_object_get(row, "check"), "wanted")) ? WAIT_ON : WAIT_OK;
+}
+
+static int run_check(struct cli *c)
+{
+    struct answer a;
+    int rc = cli_call_on(c, "POST", "/check", NULL, &a);
+    if (rc != EXIT_DONE)
+        return rc;
+    if (!args_has(c, "wait"))
+        return cli_finish(c, &a, "volume %s: check asked for; see its progress with cohort task list, its result with cohort volume show", c->pos[0]);
+    answer_free(&a);
+    char *path = xasprintf("/volumes/%s", c->pos[0]), *what = xasprintf("the check of volume %s", c->pos[0]);
+    rc = wait_for(c, path, judge_check, NULL, what, &a);
+    free(path);
+    free(what);
+    if (rc != EXIT_DONE)
+        return rc;
+    const json_t *check = json_object_get(a.json, "check");
+    char *text = check_text(check);
+    bool lost = int_of(check, "unrepairable_bytes") > 0;
+    rc = cli_finish(c, &a, "volume %s: %s", c->pos[0], text);
+    free(text);
+    return rc == EXIT_DONE && lost ? EXIT_REFUSED : rc;
+}
+
+static const struct opt check_opts[] = {WAIT_OPTS, {0}};
 static const struct opt set_opts[] = {
     {"iops", "N", 0, "most requests per second, reads and writes together; 0 = no limit"},
     {"bandwidth", "SIZE", 0, "most bytes per second (64K at least); 0 = no limit"},
@@ -135,6 +198,8 @@ const struct cmd cmds_volume[] = {
     {"volume", "list", "", run_list, NULL, "volumes with health", .path = "/volumes", .fields = fields},
     {"volume", "show", "VOLUME", run_volume_show, NULL, "one volume with the place and state of every copy", .path = "/volumes"},
     {"volume", "resize", "VOLUME SIZE", run_resize, NULL, "grow a volume", .more = "Example: cohort volume resize db1 40G. Volumes do not shrink.", .path = "/volumes"},
+    {"volume", "check", "VOLUME", run_check, check_opts, "compare all copies of a volume and repair what differs",
+     .more = "Goes on while the volume is used; cohort task cancel ends it. Each volume is checked once a week by itself.", .path = "/volumes"},
     {"volume", "set", "VOLUME", run_set, set_opts, "limit what a volume's guest may do",
      .more = "Example: cohort volume set db1 --iops 500 --bandwidth 50M --burst 10s", .path = "/volumes"},
     {"volume", "delete", "VOLUME", run_delete, delete_opts, "delete a volume and what is in it", .path = "/volumes"},

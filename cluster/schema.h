@@ -72,7 +72,7 @@
     X(STR, key)                  /* its key wrapped by the cluster's, hex; "" = not encrypted */                   \
     X(INT, check_asked_ms)       /* wall clock; a check is wanted while this is above check_done_ms */             \
     X(INT, check_done_ms)        /* end of the last check, 0 = never */                                            \
-    X(IMAP, check_result)        /* of it: chunks, bad, repaired, unrepairable */                                  \
+    X(IMAP, check_result)        /* of it: {checked|bad|repaired|unrepairable}_bytes */                                  \
     X(STRS, check_bad)           /* "<offset>+<length>" of what could not be repaired */                           \
     X(SMAP, policy)
 

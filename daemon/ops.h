@@ -63,6 +63,9 @@ MUST_CHECK int op_volume_resize(struct ops *o, const char *name, int64_t size_by
 struct volume_limits { int64_t iops, bandwidth_bytes, burst_ms; };
 MUST_CHECK int op_volume_limits(struct ops *o, const char *name, const struct volume_limits *l, op_done *done, void *arg, struct err *e);
 
+/* Asks for a consistency check; whoever owns the volume does it, as a task "check" with progress. */
+MUST_CHECK int op_volume_check(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+
 enum volume_health { VOLUME_HEALTHY, VOLUME_DEGRADED, VOLUME_RESYNCING, VOLUME_PARKED };
 const char *volume_health_name(enum volume_health h);
 /* From the shards' in-sync sets against the wanted number of copies and the minimum (2 of 3, 1 of 2, 1 of 1).

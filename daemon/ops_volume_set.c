@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "base/clock.h"
 #include "daemon/op.h"
 
 static const struct cdb_volume *find(struct op *op, const struct cdb_view *v, const char *name, struct err *e)
@@ -61,4 +62,38 @@ int op_volume_limits(struct ops *o, const char *name, const struct volume_limits
     s->l = l;
     s->op.build = build_limits;
     return op_start(&s->op, e);
+}
+
+/* ---- check ---- */
+
+struct check {
+    struct op op;
+    const char *name;
+};
+
+static int build_check(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)
+{
+    const struct check *c = (struct check *)op;
+    const struct cdb_volume *vol = find(op, v, c->name, e);
+    if (!vol)
+        return e->code;
+    if (vol->check_asked_ms > vol->check_done_ms)
+        return err_set(e, E_BUSY, "a check of volume %s is wanted already\nsee its progress: cohort task list", vol->name);
+    int64_t now = clock_wall_ms();
+    cdb_txn_require_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_check_asked_ms, vol->check_asked_ms);
+    cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_check_asked_ms, now > vol->check_done_ms ? now : vol->check_done_ms + 1);
+    bool written = false;
+    for (size_t i = 0; i < cdb_shard_count(v) && !written; i++)
+        written = strcmp(cdb_shard_at(v, i)->volume, vol->id) == 0;
+    if (!written) /* there is nothing to look at, and no copy whose node could do it */
+        cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_check_done_ms, now > vol->check_done_ms ? now : vol->check_done_ms + 1);
+    return E_OK;
+}
+
+int op_volume_check(struct ops *o, const char *name, op_done *done, void *arg, struct err *e)
+{
+    struct check *c = op_new(o, sizeof *c, "check volume", done, arg);
+    c->name = name;
+    c->op.build = build_check;
+    return op_start(&c->op, e);
 }

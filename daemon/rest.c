@@ -55,6 +55,7 @@ static const struct rest_route routes[] = {
     {"GET", API "/volumes/*", ROLE_VIEWER, rest_volume_get, 0, 0},
     {"DELETE", API "/volumes/*", ROLE_OPERATOR, rest_volume_delete, 0, 0},
     {"POST", API "/volumes/*/resize", ROLE_OPERATOR, rest_volume_resize, SMALL, 0},
+    {"POST", API "/volumes/*/check", ROLE_OPERATOR, rest_volume_check, SMALL, 0},
     {"POST", API "/volumes/*/limits", ROLE_OPERATOR, rest_volume_limits, SMALL, 0},
     {"GET", API "/images", ROLE_VIEWER, rest_image_list, 0, 0},
     {"POST", API "/images", ROLE_OPERATOR, rest_image_create, SMALL, 0},

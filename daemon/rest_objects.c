@@ -126,6 +126,13 @@ void rest_volume_resize(struct rest_req *rq)
         rest_started(rq, op_volume_resize(rq->r->ops, rq->arg[0], s->size_bytes, rest_done, rq, &e), &e);
 }
 
+void rest_volume_check(struct rest_req *rq)
+{
+    struct err e;
+    if (rest_read(rq, NULL, 0))
+        rest_started(rq, op_volume_check(rq->r->ops, rq->arg[0], rest_done, rq, &e), &e);
+}
+
 void rest_volume_limits(struct rest_req *rq)
 {
     struct volume_limits *s = rest_priv(rq, sizeof *s);

@@ -69,6 +69,8 @@ static void on_tick(uv_timer_t *t)
     host_tick(a);
     own_tick(a);
     resync_tick(a);
+    check_tick(a);
+    scrub_tick(a);
     tidy_tick(a);
     disk_health_tick(a);
     front_tick(a);
@@ -266,6 +268,7 @@ static void stop(struct asan *a)
     HTAB_FOR_EACH (n, &a->volumes) {
         struct volume *v = container_of(n, struct volume, node);
         own_close(v);
+        check_stop(v, "canceled");
         volume_cancel(v);
     }
     asan_closed_one(a);

@@ -17,6 +17,7 @@
 LOG_MODULE("asan");
 
 #define RETRY_MS 500
+#define VOLUMES_NAMED 10u /* in the event of a disk's failure */
 
 static void marker_path(const struct ldisk *d, char *ret, size_t size)
 {
@@ -145,6 +146,7 @@ static void reopen(struct ldisk *d)
 {
     log_info("disk %s: opened anew", d->name);
     d->reopening = true;
+    scrub_stop(d);
     if (d->store)
         store_close(d->store, reopen_closed, d);
     else {
@@ -211,12 +213,35 @@ static void announced(void *arg, int status, const struct err *e)
     d->retry_ms = now_ms() + RETRY_MS;
 }
 
+/* "<why>; it held copies of volumes a, b: …": whom the loss of the disk touches. */
+static void name_volumes(const struct ldisk *d, const struct cdb_view *view, char *ret, size_t size)
+{
+    const char *last = "";
+    size_t n = (size_t)snprintf(ret, size, "%s", d->failure.msg), count = 0;
+    for (size_t i = 0; i < cdb_shard_count(view); i++) { /* rows are sorted by id: a volume's are together */
+        const struct cdb_shard *s = cdb_shard_at(view, i);
+        const struct cdb_volume *v = cdb_volume_get(view, s->volume);
+        if (!v || !strcmp(s->volume, last) || !cdb_strs_has(&s->replicas, d->id))
+            continue;
+        last = s->volume;
+        if (++count <= VOLUMES_NAMED && n < size)
+            n += (size_t)snprintf(ret + n, size - n, "%s%s", count == 1 ? "; it held copies of volumes " : ", ", v->name);
+    }
+    if (count > VOLUMES_NAMED && n < size)
+        n += (size_t)snprintf(ret + n, size - n, " and %zu more", count - VOLUMES_NAMED);
+    if (count && n < size)
+        snprintf(ret + n, size - n, "; their other copies serve them and are copied anew where there is room. Exchange the disk, then: "
+                 "cohort disk replace");
+}
+
 /* The failure goes to the database: out of every in-sync set by its incarnation, and a line for people. */
 static void announce(struct ldisk *d, const struct cdb_disk *row)
 {
-    char id[ID_LEN + 1], object[128];
+    char id[ID_LEN + 1], object[128], message[ERR_MSG_MAX + 1024];
     id_new(id);
     snprintf(object, sizeof object, "disk %s", row->name);
+    name_volumes(d, view_of(d->a), message, sizeof message);
+    log_err("disk %s: %s", d->name, message);
     struct cdb_txn *t = cdb_txn_new();
     d->txn_busy = true;
     cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, row->incarnation);
@@ -227,7 +252,7 @@ static void announce(struct ldisk *d, const struct cdb_disk *row)
     cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
     cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, "alarm");
     cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, d->failure.msg);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, message);
     cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, d->a->node_id);
     cdb_txn_commit(d->a->link, t, "disk failed", announced, d);
 }
@@ -287,6 +312,8 @@ static void closed(void *arg)
 
 void disks_close(struct asan *a)
 {
+    for (int i = 0; i < a->n_disks; i++)
+        scrub_stop(&a->disk[i]);
     for (int i = 0; i < a->n_disks; i++)
         if (a->disk[i].store && !a->disk[i].reopening)
             store_close(a->disk[i].store, closed, &a->disk[i]);

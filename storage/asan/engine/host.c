@@ -170,8 +170,17 @@ static void do_map(struct hreq *h)
     answer_later(h, rc, 0);
 }
 
+void host_digest_done(struct hreq *h, int status)
+{
+    answer(h, status, 0);
+}
+
 static void do_read(struct hreq *h)
 {
+    if (h->m.digest) {
+        digest_start(h);
+        return;
+    }
     if (h->m.map) {
         do_map(h);
         return;

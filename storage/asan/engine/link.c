@@ -224,7 +224,7 @@ static void send_message(struct lcall *c, Cohort__Storage__Shard *s)
     }
     case REPL_READ: {
         Cohort__Storage__ReadReq q = COHORT__STORAGE__READ_REQ__INIT;
-        q.shard = s, q.epoch = m->epoch, q.offset = m->offset, q.length = m->length, q.map = m->map;
+        q.shard = s, q.epoch = m->epoch, q.offset = m->offset, q.length = m->length, q.map = m->map, q.digest = m->digest;
         call(c, RPC_STORE_READ, &cohort__storage__read_rep__descriptor, &q.base, 0);
         break;
     }

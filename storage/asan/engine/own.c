@@ -44,7 +44,7 @@ static void expire_claims(struct volume *v)
 
 static bool wants_to_own(const struct volume *v)
 {
-    return !v->deleting && (v->claims || v->maintain || v->settle || now_ms() < v->linger_ms);
+    return !v->deleting && (v->claims || v->check || v->maintain || v->settle || now_ms() < v->linger_ms);
 }
 
 static bool wanted(const struct volume *v)

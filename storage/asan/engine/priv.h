@@ -1,6 +1,7 @@
 /* Engine, private: what its files share. Everything here belongs to the I/O thread, but for what struct asan says.
  *
- *   qos.c     limits of a volume (pure)
+ *   qos.c     limits of a volume (pure)                             check.c   comparing and repairing copies
+ *   scrub.c   reading all that is on the local disks                digest.c  replica side of check.c
  *   asan.c    thread, start and stop, calls from other threads      view.c    the database's view: disks, nodes, volumes
  *   disk.c    this node's stores, their incarnations, failures      peers.c   connections to other nodes
  *   host.c    replica side: a shard's requests on one local disk    server.c  the same for peers (RPC)
@@ -87,6 +88,7 @@ struct ldisk { /* a disk of this node */
     bool reopening;              /* closes, to be opened anew: there is another device behind its paths */
     struct err failure;
     uint64_t retry_ms;
+    struct scrub *scrub;
     struct htab shards;          /* struct rshard */
     struct health health;
     enum health_verdict health_told, health_telling; /* the database knows; the transaction under way says */
@@ -112,7 +114,7 @@ struct rshard { /* a replica of a shard on a local disk */
 /* Bytes that the answer of a REPL_READ carries. */
 static inline uint32_t read_bytes(const struct repl_msg *m)
 {
-    return m->map ? m->length / STORE_MAP_BLOCK : m->length;
+    return m->digest ? (uint32_t)sizeof(struct repl_digest) : m->map ? m->length / STORE_MAP_BLOCK : m->length;
 }
 
 /* A request to a local replica, from a peer or from a core here. */
@@ -198,6 +200,9 @@ struct volume { /* one per row of Volume */
     TAILQ_HEAD(, part) parked;   /* parts without a core */
     unsigned n_waiting;
     struct qos qos;
+    struct check *check;         /* under way here */
+    int64_t check_served_ms;     /* check_asked_ms of the last one that ended here: the view may lag */
+    uint64_t check_ask_ms, seen_ms; /* not asked for again before; first seen */
     bool throttled;              /* in a->throttled: requests wait for their turn under the limits */
     TAILQ_ENTRY(volume) throttle_entry;
     struct vreq *cutting;        /* a long zero that is not yet cut: later requests wait behind it */
@@ -270,6 +275,7 @@ struct asan {
     bool usage_busy;             /* usage.c: a transaction is out; when to look, when sizes were told last */
     uint64_t usage_ms, usage_told_ms;
     bool view_seen, barrier_busy; /* view_seen: the view is as new as this process */
+    unsigned checks;             /* volumes being checked here */
     unsigned joins, open_stores, closing; /* closing: steps of stopping that are under way */
     uint64_t health_ms;          /* next look at the disks' health */
     struct pace pace;            /* of copying to replicas that catch up */
@@ -347,6 +353,16 @@ void own_close(struct volume *v);                           /* closes the cores;
 void own_claim(struct volume *v, struct claim_wait *w);     /* counted; own_release() after success */
 void own_claim_cancel(struct volume *v, struct claim_wait *w);
 void own_release(struct volume *v);
+
+/* check.c, scrub.c, digest.c */
+void check_tick(struct asan *a);
+void check_op_done(struct owner_op *op, int status);        /* an operation with `check` or `repair` came back */
+void check_stop(struct volume *v, const char *state);
+void check_ask(struct asan *a, const char *volume_id, int64_t wall_ms);
+void scrub_tick(struct asan *a);
+void scrub_stop(struct ldisk *d);
+void digest_start(struct hreq *h);                          /* ends with host_digest_done() */
+void host_digest_done(struct hreq *h, int status);
 
 /* place.c */
 struct placement { int n; struct { const char *disk; int64_t incarnation; } at[3]; };

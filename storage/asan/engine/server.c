@@ -180,7 +180,8 @@ static void on_read(struct rpc_req *req, void *arg)
     struct ldisk *d = check_shard(a, req, q->shard, &id);
     if (!d)
         return;
-    if (!range_ok(q->offset, q->length) || (q->map && (q->offset | q->length) % STORE_MAP_BLOCK)) {
+    if (!range_ok(q->offset, q->length) || (q->map && (q->offset | q->length) % STORE_MAP_BLOCK) ||
+        (q->digest && (q->map || (q->offset | q->length) % OWNER_CHECK_BLOCK || q->length > OWNER_CHECK_BYTES))) {
         rpc_reply_err(req, E_INVAL, 0, "bad read");
         return;
     }
@@ -188,6 +189,7 @@ static void on_read(struct rpc_req *req, void *arg)
     h->m.offset = q->offset;
     h->m.length = q->length;
     h->m.map = q->map;
+    h->m.digest = q->digest;
     host_request(d, &id, shard_sealed(a, q->shard->volume), h);
 }
 

@@ -251,7 +251,10 @@ void shard_after(struct shard *s)
 {
     struct owner_op *op;
     while (s->core && (op = owner_take_done(s->core)))
-        volume_part_done(op->arg, op->status);
+        if (op->check || op->repair)
+            check_op_done(op, op->status);
+        else
+            volume_part_done(op->arg, op->status);
 }
 
 void shard_close(struct shard *s)
@@ -268,6 +271,10 @@ void shard_close(struct shard *s)
     s->core = NULL;
     while ((op = TAILQ_FIRST(&ops))) {
         TAILQ_REMOVE(&ops, op, entry);
+        if (op->check || op->repair) {
+            check_op_done(op, E_UNAVAIL);
+            continue;
+        }
         struct part *p = op->arg;
         TAILQ_INSERT_TAIL(&s->v->parked, p, entry);
     }

@@ -11,7 +11,8 @@ if(TARGET c_proto AND TARGET c_cluster)
   target_link_libraries(c_engine PUBLIC c_repl c_store c_front c_cluster c_proto)
   target_link_libraries(c_volume PUBLIC c_engine)
 
-  target_sources(c_engine PRIVATE ${CMAKE_CURRENT_LIST_DIR}/qos.c)
+  target_sources(c_engine PRIVATE ${CMAKE_CURRENT_LIST_DIR}/qos.c ${CMAKE_CURRENT_LIST_DIR}/check.c
+    ${CMAKE_CURRENT_LIST_DIR}/scrub.c ${CMAKE_CURRENT_LIST_DIR}/digest.c)
   cohort_unit_test(asan_qos LIBS c_engine)
   cohort_unit_test(repl_health LIBS c_engine)
   cohort_unit_test(repl_pace LIBS c_engine)

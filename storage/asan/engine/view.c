@@ -144,6 +144,7 @@ static void volume_vanished(struct volume *v)
 {
     v->gone = true;
     own_close(v);
+    check_stop(v, "canceled");
     front_volume_gone(v);
     volume_cancel(v);
 }
@@ -160,6 +161,7 @@ static void update_volume(struct asan *a, const struct cdb_view *view, struct vo
     }
     if (v->deleting) {
         own_close(v);
+        check_stop(v, "canceled");
         front_volume_gone(v);
         volume_cancel(v);
         drop_update(v, view);

@@ -10,7 +10,7 @@
 enum repl_kind {
     REPL_FENCE,    /* install `epoch`, begin `session`; answer: `last`, once all accepted before it is durable */
     REPL_TAIL,     /* records above the commit mark and above `version`; answer: `tail`, `more` */
-    REPL_READ,     /* answer: `data` (NULL = zeroes), `crc`; with `map`: store_map()'s bytes instead */
+    REPL_READ,     /* answer: `data` (NULL = zeroes), `crc`; with `map`: store_map()'s bytes instead; `digest`: struct repl_digest */
     REPL_WRITE,
     REPL_VERSIONS, /* of `count` chunks from `chunk`; answer: `versions` */
     REPL_COPY,     /* replace chunk `chunk` by `data`, with `version` */
@@ -30,7 +30,7 @@ struct repl_msg {
                                * was never settled could otherwise neither answer nor learn what settles it */
     uint64_t offset;          /* READ, WRITE: bytes in the shard */
     uint32_t length;
-    bool map;                 /* READ */
+    bool map, digest;         /* READ */
     uint64_t chunk;           /* VERSIONS, COPY */
     uint32_t count;           /* VERSIONS */
     struct store_version version; /* COPY: the source's; TAIL: only records above it */
@@ -39,6 +39,14 @@ struct repl_msg {
     uint32_t crc;             /* crc32c of the data */
     struct iobuf *data;
     size_t data_off;
+};
+
+/* Answer to a READ with `digest`: little-endian on the wire and in memory. */
+#define OWNER_CHECK_BLOCK 4096u
+#define OWNER_CHECK_BYTES (256u << 10) /* most that one asks for */
+struct repl_digest {
+    uint64_t unreadable;      /* bit per block: its checksum does not match */
+    uint32_t crc[OWNER_CHECK_BYTES / OWNER_CHECK_BLOCK]; /* crc32c of each block that can be read */
 };
 
 struct repl_answer {

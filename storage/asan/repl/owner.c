@@ -338,7 +338,8 @@ void owner_submit(struct owner *o, struct owner_op *op, uint64_t now_ms)
     assert(op->offset + op->length <= o->conf.shard_bytes);
     assert(op->offset / o->conf.op_border == (op->offset + op->length - 1) / o->conf.op_border);
     op->phase = PH_WAITING;
-    op->targets = op->sent = op->acked = op->bad = 0;
+    op->targets = op->sent = op->acked = 0;
+    op->bad = op->repair ? op->avoid : 0;
     op->source = -1;
     op->seq = op->tag = 0;
     op->status = 0;
@@ -389,6 +390,10 @@ void owner_drain(struct owner *o, struct owner_ops *ret_ops)
                 op->data = NULL;
                 op->phase = PH_IDLE;
                 continue;
+            }
+            if (op->repair) {
+                iobuf_unref(op->data);
+                op->data = NULL;
             }
             op->phase = PH_IDLE;
             TAILQ_INSERT_TAIL(ret_ops, op, entry);

@@ -39,7 +39,17 @@ struct owner;
 
 /* ---- operations ---- */
 
-enum owner_op_kind { OWNER_READ, OWNER_WRITE };
+enum owner_op_kind { OWNER_READ, OWNER_WRITE, OWNER_CHECK };
+
+/* What an OWNER_CHECK found (owner_check.c). Per block: copies that are wrong, as a mask of members that means something to the
+ * core only, while `generation` lasts: hand it back in a repair. */
+struct owner_check {
+    uint64_t generation;
+    uint8_t wrong[OWNER_CHECK_BYTES / OWNER_CHECK_BLOCK];
+    uint64_t unclear;       /* bit per block: no good copy, or nobody can tell which one is */
+    uint64_t unreadable[OWNER_MEMBERS_MAX];
+    uint32_t crc[OWNER_MEMBERS_MAX][OWNER_CHECK_BYTES / OWNER_CHECK_BLOCK];
+};
 
 struct owner_op { /* caller-owned until owner_take_done() or owner_drain() gave it back */
     enum owner_op_kind kind;
@@ -50,7 +60,11 @@ struct owner_op { /* caller-owned until owner_take_done() or owner_drain() gave 
     uint32_t crc;           /* WRITE: crc32c of the data */
     struct iobuf *data;     /* WRITE: the caller's. READ, when done: a reference for the caller, NULL = zeroes */
     size_t data_off;
-    int status;             /* when done: 0; READ: E_CORRUPT (no good copy) */
+    int status;             /* when done: 0; READ, repair: E_CORRUPT (no good copy); CHECK: E_UNAVAIL (a copy came or went) */
+    struct owner_check *check; /* CHECK: the caller's, filled when done. 4096-multiples, within a multiple of OWNER_CHECK_BYTES */
+    bool repair;            /* WRITE without data: what a member has that is not in `avoid`, to all. E_CONFLICT: generation over */
+    uint8_t avoid;
+    uint64_t generation;
     void *arg;
     /* the core's */
     uint8_t phase, targets, sent, acked, bad;

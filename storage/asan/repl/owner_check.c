@@ -9,7 +9,7 @@
  * A check never takes a member out of the set and never waits for one: whatever happens to a member, or no answer for
  * `silent_ms`, ends it with E_UNAVAIL and the caller tries again. Repair is an operation of its own (owner_op.repair): it
  * reads from a member that is right and writes to all as an ordinary write, so it can never undo a newer one. */
-#include <assert.h>
+#include <endian.h>
 #include <string.h>
 #include "storage/asan/repl/owner_priv.h"
 
@@ -29,7 +29,7 @@ static void start(struct owner *o, struct owner_op *op)
     op->acked = 0;
     op->tag = new_tag(o);
     op->sent_ms[0] = o->now;
-    struct repl_msg msg = {.kind = REPL_DIGEST, .tag = op->tag, .offset = op->offset, .length = op->length};
+    struct repl_msg msg = {.kind = REPL_READ, .digest = true, .tag = op->tag, .offset = op->offset, .length = op->length};
     for (int i = 0; i < OWNER_MEMBERS_MAX; i++)
         if (targets & bit(i))
             member_send(o, i, &msg);
@@ -73,12 +73,15 @@ void check_answer(struct owner *o, struct owner_op *op, int i, const struct repl
     struct owner_check *c = op->check;
     if (!(op->targets & bit(i)) || op->acked & bit(i))
         return;
-    if (a->status || !a->digest) {
+    if (a->status || !a->data) {
         op_end_check(o, op, E_UNAVAIL);
         return;
     }
-    memcpy(c->crc[i], a->digest, op->length / OWNER_CHECK_BLOCK * sizeof *a->digest);
-    c->unreadable[i] = a->unreadable;
+    struct repl_digest d;
+    memcpy(&d, a->data->data + a->data_off, sizeof d);
+    c->unreadable[i] = le64toh(d.unreadable);
+    for (unsigned b = 0; b < op->length / OWNER_CHECK_BLOCK; b++)
+        c->crc[i][b] = le32toh(d.crc[b]);
     op->acked |= bit(i);
 }
 

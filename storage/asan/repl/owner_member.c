@@ -163,7 +163,10 @@ void member_answer(struct owner *o, int i, const struct repl_answer *a)
                 m->failing = false; /* slow, but there */
         }
     } else if ((op = find_op(&o->reading, a->tag))) {
-        op_answer_read(o, op, i, a);
+        if (op->kind == OWNER_CHECK)
+            check_answer(o, op, i, a);
+        else
+            op_answer_read(o, op, i, a);
     } else {
         join_answer(o, i, a);
     }

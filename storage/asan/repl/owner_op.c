@@ -11,9 +11,19 @@ static bool internal(const struct owner *o, const struct owner_op *op)
     return op >= o->rewrite && op < o->rewrite + REWRITES;
 }
 
+/* Reads from a good member first, then writes that to all. */
+static bool rewrites(const struct owner *o, const struct owner_op *op)
+{
+    return internal(o, op) || op->repair;
+}
+
 static void finish(struct owner *o, struct owner_op *op, int status)
 {
     op->status = status;
+    if (op->repair) {
+        iobuf_unref(op->data);
+        op->data = NULL;
+    }
     if (internal(o, op)) {
         iobuf_unref(op->data);
         op->data = NULL;
@@ -118,7 +128,7 @@ void op_answer_read(struct owner *o, struct owner_op *op, int i, const struct re
         op->bad |= bit(i);
         return;
     }
-    if (!internal(o, op)) {
+    if (!rewrites(o, op)) {
         if (!o->lease)
             return; /* it may have been read after the lease ended, when another owner could write: read again */
         TAILQ_REMOVE(&o->reading, op, entry);
@@ -201,7 +211,7 @@ static bool write_complete(const struct owner *o, const struct owner_op *op)
     }
     if (!settled(o, op))
         return false;
-    if (!internal(o, op) && isr_count(o) < o->min_isr)
+    if (!rewrites(o, op) && isr_count(o) < o->min_isr)
         return false; /* rule 2 */
     if (!o->conf.test_bugs)
         assert((op->acked & isr_mask(o)) == isr_mask(o)); /* rule 1 */
@@ -223,6 +233,12 @@ static void complete_writes(struct owner *o)
         op = TAILQ_FIRST(&o->writing);
         o->commit_seq = (op ? op->seq : o->next_seq) - 1;
     }
+}
+
+void op_end_check(struct owner *o, struct owner_op *op, int status)
+{
+    TAILQ_REMOVE(&o->reading, op, entry);
+    finish(o, op, status);
 }
 
 /* ---- admission ---- */
@@ -260,18 +276,21 @@ static void admit(struct owner *o)
             continue; /* not even sent; discards behind it may bring the space it waits for */
         scanned++;
         unsigned targets = 0;
-        if (op->kind == OWNER_WRITE && !internal(o, op) && o->bytes_in_flight &&
+        if (op->kind == OWNER_WRITE && !rewrites(o, op) && o->bytes_in_flight &&
             o->bytes_in_flight + op->length > o->conf.window_bytes)
             break;
         if (conflicts(o, op))
             continue;
-        if (op->kind == OWNER_WRITE && !internal(o, op) &&
+        if (op->kind == OWNER_WRITE && !rewrites(o, op) &&
             (join_blocks(o, op) || write_targets(o, op, &targets) == JOIN_HOLD))
             continue;
         TAILQ_REMOVE(&o->waiting, op, entry);
-        if (op->kind == OWNER_READ || internal(o, op)) {
+        if (op->kind != OWNER_WRITE || rewrites(o, op)) {
             TAILQ_INSERT_TAIL(&o->reading, op, entry);
-            op_start_read(o, op);
+            if (op->kind == OWNER_CHECK)
+                check_pump(o, op);
+            else
+                op_start_read(o, op);
         } else {
             start_write(o, op, targets);
         }
@@ -300,7 +319,12 @@ static void pump_reading(struct owner *o)
     struct owner_op *op, *next;
     for (op = TAILQ_FIRST(&o->reading); op; op = next) {
         next = TAILQ_NEXT(op, entry);
-        if (op->phase == PH_READ) { /* internal: write it as soon as the join lets it */
+        if (op->kind == OWNER_CHECK) {
+            check_pump(o, op);
+        } else if (op->repair && op->phase != PH_READ && op->generation != o->generation) {
+            TAILQ_REMOVE(&o->reading, op, entry); /* `avoid` means other members by now */
+            finish(o, op, E_CONFLICT);
+        } else if (op->phase == PH_READ) { /* internal: write it as soon as the join lets it */
             unsigned targets;
             if (join_blocks(o, op) || write_targets(o, op, &targets) == JOIN_HOLD)
                 continue;
@@ -312,7 +336,7 @@ static void pump_reading(struct owner *o)
                 TAILQ_REMOVE(&o->reading, op, entry);
                 o->corrupt = true;
                 finish(o, op, E_CORRUPT);
-            } else if (internal(o, op) || o->lease) {
+            } else if (rewrites(o, op) || o->lease) {
                 op_start_read(o, op);
             }
         }

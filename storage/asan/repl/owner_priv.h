@@ -145,6 +145,11 @@ void members_tick(struct owner *o);
 void member_send(struct owner *o, int i, struct repl_msg *m);
 void member_answer(struct owner *o, int i, const struct repl_answer *a);
 
+/* owner_check.c */
+void check_pump(struct owner *o, struct owner_op *op);
+void check_answer(struct owner *o, struct owner_op *op, int i, const struct repl_answer *a);
+void op_end_check(struct owner *o, struct owner_op *op, int status); /* owner_op.c */
+
 /* owner_isr.c */
 void isr_pump(struct owner *o);
 void isr_resolved(struct owner *o);                    /* the database has told which of our transactions happened */

@@ -4,6 +4,7 @@ add_library(c_repl STATIC
   ${CMAKE_CURRENT_LIST_DIR}/owner.c
   ${CMAKE_CURRENT_LIST_DIR}/owner_member.c
   ${CMAKE_CURRENT_LIST_DIR}/owner_op.c
+  ${CMAKE_CURRENT_LIST_DIR}/owner_check.c
   ${CMAKE_CURRENT_LIST_DIR}/owner_isr.c
   ${CMAKE_CURRENT_LIST_DIR}/owner_reconcile.c
   ${CMAKE_CURRENT_LIST_DIR}/owner_join.c)
