@@ -186,6 +186,14 @@ static const struct opt set_opts[] = {
     {"burst", "TIME", 0, "an idle volume saves up so much of its limits, 1s to 10m (default 1s)"},
     {0},
 };
+
+static int run_clone(struct cli *c)
+{
+    struct answer a;
+    int rc = cli_call_on(c, "POST", "/clone", json_pack("{s:s}", "name", c->pos[1]), &a);
+    return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s made; it shares the data of %s", c->pos[1], c->pos[0]) : rc;
+}
+
 static const struct opt create_opts[] = {
     {"size", "SIZE", OPT_REQUIRED, "from 1M to 4T"},
     {"replicas", "N", 0, "copies on different nodes, 1 to 3 (default: 3, or as many as there are nodes)"},
@@ -195,6 +203,8 @@ static const struct opt delete_opts[] = {WAIT_OPTS, {0}};
 
 const struct cmd cmds_volume[] = {
     {"volume", "create", "NAME", run_create, create_opts, "make a volume", .more = "Example: cohort volume create db1 --size 20G --replicas 3", .path = "/volumes"},
+    {"volume", "clone", "SNAPSHOT NAME", run_clone, NULL, "make a volume that begins as a snapshot, sharing its data",
+     .more = "Example: cohort volume clone gold@v1 web1-disk", .path = "/volumes"},
     {"volume", "list", "", run_list, NULL, "volumes with health", .path = "/volumes", .fields = fields},
     {"volume", "show", "VOLUME", run_volume_show, NULL, "one volume with the place and state of every copy", .path = "/volumes"},
     {"volume", "resize", "VOLUME SIZE", run_resize, NULL, "grow a volume", .more = "Example: cohort volume resize db1 40G. Volumes do not shrink.", .path = "/volumes"},

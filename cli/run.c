@@ -14,6 +14,7 @@ const struct cli_group cli_groups[] = {
     {"node", "the machines of the cluster", cmds_node},
     {"disk", "the nodes' disks", cmds_disk},
     {"volume", "replicated virtual disks", cmds_volume},
+    {"snapshot", "what volumes were at one moment", cmds_snapshot},
     {"image", "what vms boot from", cmds_image},
     {"vm", "virtual machines", cmds_vm},
     {"network", "virtual networks", cmds_network},

@@ -65,7 +65,11 @@
     X(STR, owner)                /* node id that may write, "" = none */                                           \
     X(INT, epoch)                /* raised with every change of owner; fences the old one */                       \
     X(BOOL, sealed)              /* never written again (images): any in-sync replica may be read by anyone */     \
-    X(STR, purpose)              /* [disk|image] */                                                                \
+    X(STR, purpose)              /* [disk|image|snapshot|layer] layer: a deleted snapshot that others still build on */ \
+    X(STR, data)                 /* id by which the replicas know its data; "" = its own id */                     \
+    X(STR, parent)               /* sealed volume that shows through where nothing was written; "" = zeroes */     \
+    X(STR, origin)               /* snapshot: id of the volume it was taken of */                                  \
+    X(INT, created_ms)           /* snapshot: wall clock, for people */                                            \
     X(STR, state)                /* [ready|deleting] */                                                            \
     X(INT, iops) X(INT, bandwidth_bytes) /* limits per second, 0 = none */                                         \
     X(INT, burst_ms)             /* so much of the limits an idle volume saves up */                               \
@@ -76,7 +80,7 @@
     X(STRS, check_bad)           /* "<offset>+<length>" of what could not be repaired */                           \
     X(SMAP, policy)
 
-#define CDB_COLS_SHARD(X)        /* id = "<volume id>/<index>"; made when first written */                         \
+#define CDB_COLS_SHARD(X)        /* id = "<id of the volume's data>/<index>"; made when first written */                         \
     X(STR, volume) X(INT, idx)                                                                                     \
     X(STRS, replicas)            /* disk ids */                                                                    \
     X(IMAP, in_sync)             /* disk id -> incarnation; counts only while Disk.incarnation is the same */      \

@@ -66,6 +66,23 @@ MUST_CHECK int op_volume_limits(struct ops *o, const char *name, const struct vo
 /* Asks for a consistency check; whoever owns the volume does it, as a task "check" with progress. */
 MUST_CHECK int op_volume_check(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 
+/* ---- snapshots, clones ---- */
+
+#define SNAPSHOT_VOLUMES_MAX 16
+struct snapshot_spec { const char *name; int n_volumes; const char *volumes[SNAPSHOT_VOLUMES_MAX]; };
+/* Asks for VOLUME@name of every volume at one point in time. `id` is the Task's: it is "done" when they exist, "failed"
+ * with a reason when none does. E_BUSY: the volumes are written on several nodes. */
+MUST_CHECK int op_snapshot_create(struct ops *o, const struct snapshot_spec *s, op_done *done, void *arg, struct err *e);
+/* The name goes at once; what others build on stays until it is merged into them, the rest is freed. */
+MUST_CHECK int op_snapshot_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+/* The volume becomes what it was; what was written since is freed. Its vm must be stopped. */
+MUST_CHECK int op_snapshot_revert(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
+/* A new volume over `of` (a snapshot or any sealed volume), which must stay as long as the clone builds on it. */
+MUST_CHECK int op_volume_clone(struct ops *o, const char *of, const char *name, op_done *done, void *arg, struct err *e);
+const struct cdb_volume *ops_find_snapshot(const struct cdb_view *v, const char *name_or_id, struct err *e);
+/* Does a volume build on it? `ret_name` (may be NULL): one that does. */
+bool ops_has_children(const struct cdb_view *v, const char *volume_id, const char **ret_name);
+
 enum volume_health { VOLUME_HEALTHY, VOLUME_DEGRADED, VOLUME_RESYNCING, VOLUME_PARKED };
 const char *volume_health_name(enum volume_health h);
 /* From the shards' in-sync sets against the wanted number of copies and the minimum (2 of 3, 1 of 2, 1 of 1).

@@ -151,6 +151,15 @@ static bool removed(const struct op *op, const struct cdb_view *v)
 
 int volume_deletable(const struct cdb_view *v, const struct cdb_volume *vol, const struct cdb_machine *but_for, struct err *e)
 {
+    const char *child;
+    if (strcmp(vol->purpose, "snapshot") == 0)
+        return err_set(e, E_BUSY, "volume %s is a snapshot\ndelete it as one: cohort snapshot delete %s", vol->name, vol->name);
+    if (ops_has_children(v, vol->id, &child))
+        return err_set(e, E_BUSY, "volume %s builds on %s\ndelete or flatten it first", child, vol->name);
+    for (size_t i = 0; i < cdb_volume_count(v); i++)
+        if (strcmp(cdb_volume_at(v, i)->origin, vol->id) == 0 && strcmp(cdb_volume_at(v, i)->purpose, "snapshot") == 0)
+            return err_set(e, E_BUSY, "volume %s has snapshots\ndelete them first: cohort snapshot delete %s", vol->name,
+                           cdb_volume_at(v, i)->name);
     const struct cdb_machine *m = ops_volume_user(v, vol->id, NULL);
     if (m && m != but_for)
         return err_set(e, E_BUSY, "volume %s is a disk of vm %s\ndelete the vm first: cohort vm delete %s", vol->name, m->name, m->name);

@@ -179,6 +179,9 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
     put_int(o, "bandwidth_bytes", vol->bandwidth_bytes);
     put_int(o, "burst_ms", vol->burst_ms);
     json_object_set_new(o, "check", volume_check_json(vol));
+    put_ref(o, v, CDB_T_VOLUME, "parent", vol->parent);
+    put_ref(o, v, CDB_T_VOLUME, "snapshot_of", vol->origin);
+    put_int(o, "created_ms", vol->created_ms);
     if (with_shards)
         json_object_set_new(o, "shards", shards(v, vol));
     return o;

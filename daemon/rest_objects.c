@@ -49,7 +49,6 @@ static json_t *node_with_links(const struct rest_req *rq, const struct cdb_view 
 
 LIST(rest_node_list, node, node_with_links(rq, v, row))
 GET(rest_node_get, node, CDB_T_NODE, "node", node_with_links(rq, v, row))
-LIST(rest_volume_list, volume, json_volume(v, row, false))
 GET(rest_volume_get, volume, CDB_T_VOLUME, "volume", json_volume(v, row, true))
 LIST(rest_image_list, image, json_image(v, row))
 GET(rest_image_get, image, CDB_T_IMAGE, "image", json_image(v, row))
@@ -95,6 +94,21 @@ void rest_node_delete(struct rest_req *rq)
 }
 
 /* ---- volumes ---- */
+
+/* Those that people made; snapshots and the layers that are left of them have their own list. */
+void rest_volume_list(struct rest_req *rq)
+{
+    const struct cdb_view *v = rest_view(rq);
+    if (!v)
+        return;
+    json_t *a = json_array();
+    for (size_t i = 0; i < cdb_volume_count(v); i++) {
+        const struct cdb_volume *row = cdb_volume_at(v, i);
+        if (strcmp(row->purpose, "snapshot") && (strcmp(row->purpose, "layer") || !strcmp(row->state, "deleting")))
+            json_array_append_new(a, json_volume(v, row, false));
+    }
+    rest_ok(rq, 200, a);
+}
 
 void rest_volume_create(struct rest_req *rq)
 {

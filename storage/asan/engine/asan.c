@@ -73,6 +73,7 @@ static void on_tick(uv_timer_t *t)
     scrub_tick(a);
     tidy_tick(a);
     disk_health_tick(a);
+    snap_tick(a);
     front_tick(a);
     const struct cdb_view *view = view_of(a);
     usage_tick(a, view);
@@ -264,6 +265,7 @@ static void stop(struct asan *a)
     struct htab_node *n;
     a->stopping = true;
     a->closing = 1;
+    snap_close(a);
     front_close(a);
     HTAB_FOR_EACH (n, &a->volumes) {
         struct volume *v = container_of(n, struct volume, node);
@@ -358,6 +360,7 @@ static void free_asan(struct asan *a)
         free(a->gdisk[i]);
     free(a->gdisk);
     htab_destroy(&a->volumes);
+    htab_destroy(&a->volumes_by_data);
     free(a->cluster_uuid);
     for (int i = 0; i < a->n_links; i++)
         free(a->link_address[i]);
@@ -380,6 +383,8 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     TAILQ_INIT(&a->earlies);
     htab_init(&a->volumes);
     pace_init(&a->pace, now_ms());
+    htab_init(&a->volumes_by_data);
+    LIST_INIT(&a->snaps);
     memcpy(a->node_id, conf->node_id, ID_LEN + 1);
     a->cluster_uuid = xstrdup(conf->cluster_uuid);
     a->journal_bytes = conf->journal_bytes;

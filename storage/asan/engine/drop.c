@@ -79,7 +79,7 @@ static void drop_here(struct volume *v, struct ldisk *disk, uint32_t index)
     store_drop(disk->store, &d->op, &d->id, v->epoch + 1);
 }
 
-static bool first_up(struct asan *a, const struct cdb_view *view)
+bool first_up(struct asan *a, const struct cdb_view *view)
 {
     for (size_t i = 0; i < cdb_node_count(view); i++) {
         const struct cdb_node *n = cdb_node_at(view, i);

@@ -181,6 +181,9 @@ static void do_read(struct hreq *h)
         digest_start(h);
         return;
     }
+    if (h->m.through) /* before the read: what is written meanwhile may be missed, but never taken for zeroes */
+        h->ans.absent = store_absent(h->rs->disk->store, &h->rs->id, h->m.offset / STORE_CHUNK,
+                                     chunks_touched(h->m.offset, h->m.length));
     if (h->m.map) {
         do_map(h);
         return;

@@ -140,6 +140,7 @@ static void rpc_answered(struct rpc_call *call, int status, const ProtobufCMessa
     }
     case REPL_READ:
         ans.crc = ((const Cohort__Storage__ReadRep *)msg)->crc;
+        ans.absent = ((const Cohort__Storage__ReadRep *)msg)->absent;
         ans.data = data;
         if (!data || data_len != read_bytes(&c->m))
             ans.status = E_PROTO;
@@ -224,7 +225,8 @@ static void send_message(struct lcall *c, Cohort__Storage__Shard *s)
     }
     case REPL_READ: {
         Cohort__Storage__ReadReq q = COHORT__STORAGE__READ_REQ__INIT;
-        q.shard = s, q.epoch = m->epoch, q.offset = m->offset, q.length = m->length, q.map = m->map, q.digest = m->digest;
+        q.shard = s, q.epoch = m->epoch, q.offset = m->offset, q.length = m->length, q.map = m->map, q.digest = m->digest,
+        q.through = m->through;
         call(c, RPC_STORE_READ, &cohort__storage__read_rep__descriptor, &q.base, 0);
         break;
     }

@@ -52,7 +52,7 @@ static bool wanted(const struct volume *v)
     return wants_to_own(v) || v->users || !TAILQ_EMPTY(&v->active);
 }
 
-static bool at_rest(const struct volume *v)
+bool own_at_rest(const struct volume *v)
 {
     for (uint32_t i = 0; i < SHARDS_MAX; i++) {
         struct owner_info info;
@@ -60,6 +60,21 @@ static bool at_rest(const struct volume *v)
             continue;
         owner_info(v->shard[i]->core, &info);
         if (!info.at_rest)
+            return false;
+    }
+    return true;
+}
+
+bool own_quiet(const struct volume *v)
+{
+    for (uint32_t i = 0; i < SHARDS_MAX; i++) {
+        struct owner_info info;
+        if (!v->shard[i] || !v->shard[i]->core)
+            continue;
+        owner_settle(v->shard[i]->core, now_ms());
+        shard_after(v->shard[i]);
+        owner_info(v->shard[i]->core, &info);
+        if (!info.quiet)
             return false;
     }
     return true;
@@ -73,6 +88,7 @@ void own_close(struct volume *v)
     for (uint32_t i = 0; i < SHARDS_MAX; i++)
         if (v->shard[i])
             shard_close(v->shard[i]);
+    layer_closed(v);
     resync_end(v, "canceled");
 }
 
@@ -145,7 +161,7 @@ void own_update(struct volume *v)
         return;
     }
     if (v->open) {
-        if (v->claimed && !wanted(v) && at_rest(v))
+        if (v->claimed && !wanted(v) && own_at_rest(v))
             release(v);
         return;
     }

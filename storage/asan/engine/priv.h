@@ -12,6 +12,7 @@
  *   resync.c  how many joins at once, their Tasks                   sealed.c  reading images without owning them
  *   front.c   vhost, NBD, asan_io                                   usage.c   how full the disks are
  *   dump.c    JSON
+ *   layer.c   volumes over sealed ones: reads that fall through, first writes of a chunk      snap.c  snapshots
  */
 #ifndef COHORT_STORAGE_ENGINE_PRIV_H
 #define COHORT_STORAGE_ENGINE_PRIV_H
@@ -111,6 +112,11 @@ struct rshard { /* a replica of a shard on a local disk */
     struct hreq_list early;      /* writes that overtook others on another link; ascending seq */
 };
 
+static inline unsigned chunks_touched(uint64_t offset, uint32_t length)
+{
+    return (unsigned)((offset + length - 1) / STORE_CHUNK - offset / STORE_CHUNK) + 1;
+}
+
 /* Bytes that the answer of a REPL_READ carries. */
 static inline uint32_t read_bytes(const struct repl_msg *m)
 {
@@ -151,6 +157,7 @@ struct shard {
     uint64_t epoch;              /* of the core */
     bool reported_join;
     uint64_t copied_seen;        /* of owner_info.copied_total, already counted */
+    uint8_t *have;               /* layered: bit per chunk known to be written in this layer, by this core */
 };
 
 struct part { /* the piece of a request that lies in one shard and one border */
@@ -161,7 +168,8 @@ struct part { /* the piece of a request that lies in one shard and one border */
     size_t data_pos;             /* in the request's bytes */
     unsigned tried;              /* sealed: members that failed */
     uint64_t retry_ms;
-    TAILQ_ENTRY(part) entry;     /* v->parked */
+    struct cow *cow;             /* it holds its chunks while their first bytes come from below (layer.c) */
+    TAILQ_ENTRY(part) entry;     /* v->parked, v->cow_waits */
 };
 
 struct vreq { /* one vol_req on its way */
@@ -181,9 +189,14 @@ struct vreq { /* one vol_req on its way */
 struct volume { /* one per row of Volume */
     struct vol vol;              /* first: what front ends hold */
     struct asan *a;
-    struct htab_node node;
+    struct htab_node node, data_node;
     char id[ID_LEN + 1];
-    struct id bin;
+    char data[ID_LEN + 1];       /* what its replicas call it; a snapshot inherits it, the volume gets another */
+    struct id bin;               /* of `data` */
+    char parent[ID_LEN + 1];     /* sealed volume below, "" = none */
+    LIST_HEAD(, cow) cows;
+    TAILQ_HEAD(, part) cow_waits;
+    unsigned held;               /* snapshots being cut: nothing new goes to the cores */
     char *name;
     bool seen, gone, sealed, deleting;
     uint64_t shard_bytes, epoch;
@@ -266,7 +279,10 @@ struct asan {
     struct gdisk **gdisk;
     uint32_t n_gdisks;
     LIST_HEAD(, peer) peers;
-    struct htab volumes;
+    struct htab volumes, volumes_by_data;
+    LIST_HEAD(, snap) snaps;
+    struct later snap_later;
+    bool snap_poked;
     LIST_HEAD(, vhost) vhosts;
     TAILQ_HEAD(unknown_list, unknown) unknown; /* front.c */
     bool last_try;
@@ -295,6 +311,7 @@ const struct cdb_view *view_of(struct asan *a);
 struct gdisk *gdisk_find(struct asan *a, const char *id);
 struct gdisk *gdisk_get(struct asan *a, const char *id); /* made if absent */
 struct volume *volume_find(struct asan *a, const char *id);
+struct volume *volume_find_data(struct asan *a, const char *data);
 struct volume *volume_find_name(struct asan *a, const char *name);
 
 /* peers.c */
@@ -344,7 +361,29 @@ void volume_part_done(struct part *p, int status);
 void volume_unpark(struct volume *v);                       /* parts to their cores, if it is open */
 void volume_throttle_fired(uv_timer_t *t);
 void volume_cancel(struct volume *v);                       /* everything ends with E_CANCELED */
+void volume_part_send(struct part *p);
+/* A read (at most 4 MiB, within one shard and border) ahead of everything that waits. */
+void volume_read_now(struct volume *v, struct vol_req *r);
 bool volume_idle(const struct volume *v);
+
+/* layer.c */
+bool layer_write(struct part *p);     /* true: it waits for its chunks' first bytes and is sent later */
+void layer_write_done(struct part *p, int status);
+void layer_write_parked(struct part *p); /* its core is gone: as the guest gave it */
+void layer_closed(struct volume *v);     /* its cores are: who waits here waits with the parked ones */
+bool layer_read_done(struct part *p); /* true: what is not in this layer is being fetched, volume_part_done() follows */
+void layer_known(struct shard *s, const struct repl_msg *m, uint64_t absent);
+struct lfill;
+/* `data` (NULL = zeroes): bytes [offset, +length) of a shard; answers with the absent chunks taken from below. */
+typedef void lfill_done(void *arg, int status, struct iobuf *data, size_t data_off);
+void layer_fill(struct volume *v, uint64_t at, uint32_t length, bool map, uint64_t absent, struct iobuf *data, size_t data_off,
+                lfill_done *done, void *arg);
+
+/* snap.c */
+void snap_update(struct asan *a, const struct cdb_view *view);
+void snap_tick(struct asan *a);
+void snap_poke(struct asan *a);       /* something of a held volume ended */
+void snap_close(struct asan *a);
 
 /* own.c */
 void own_update(struct volume *v);
@@ -353,6 +392,8 @@ void own_close(struct volume *v);                           /* closes the cores;
 void own_claim(struct volume *v, struct claim_wait *w);     /* counted; own_release() after success */
 void own_claim_cancel(struct volume *v, struct claim_wait *w);
 void own_release(struct volume *v);
+bool own_at_rest(const struct volume *v);                    /* nothing under way, commit marks told */
+bool own_quiet(const struct volume *v);                      /* the same but for joins; has the marks told now */
 
 /* check.c, scrub.c, digest.c */
 void check_tick(struct asan *a);
@@ -377,6 +418,7 @@ void tidy_tick(struct asan *a);
 bool tidy_refuses(const struct ldisk *d, const struct store_shard_id *id);
 
 /* drop.c, usage.c, resync.c, sealed.c, dump.c */
+bool first_up(struct asan *a, const struct cdb_view *view); /* this node is the first that is up */
 void drop_update(struct volume *v, const struct cdb_view *view);
 void usage_tick(struct asan *a, const struct cdb_view *view);
 void resync_tick(struct asan *a);

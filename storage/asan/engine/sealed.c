@@ -15,6 +15,7 @@ static void answered(void *arg, const struct repl_answer *ans)
     if (!ans->status) {
         p->op.data = ans->data ? iobuf_ref(ans->data) : NULL;
         p->op.data_off = ans->data_off;
+        p->op.absent = ans->absent;
         free(s);
         volume_part_done(p, 0);
         return;
@@ -47,6 +48,7 @@ void sealed_read(struct part *p)
     }
     if (!row) { /* never written */
         p->op.data = NULL;
+        p->op.nowhere = true;
         volume_part_done(p, 0);
         return;
     }
@@ -73,7 +75,7 @@ void sealed_read(struct part *p)
     s->v = v;
     s->bit = best_bit;
     struct repl_msg m = {.kind = REPL_READ, .incarnation = best->incarnation, .offset = p->op.offset, .length = p->op.length,
-                         .map = p->op.map};
+                         .map = p->op.map, .through = true};
     link_send(a, best, &v->bin, p->shard, &m, true, answered, s);
 }
 

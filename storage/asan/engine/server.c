@@ -30,7 +30,7 @@ static bool range_ok(uint64_t offset, uint32_t length)
 
 bool shard_sealed(struct asan *a, const char *volume_id)
 {
-    const struct volume *v = volume_find(a, volume_id);
+    const struct volume *v = volume_find_data(a, volume_id);
     return v && v->sealed;
 }
 
@@ -103,6 +103,7 @@ static void reply(struct hreq *h, const struct repl_answer *ans)
     case REPL_READ: {
         Cohort__Storage__ReadRep rep = COHORT__STORAGE__READ_REP__INIT;
         rep.crc = ans->crc;
+        rep.absent = ans->absent;
         rpc_reply(req, &rep.base, ans->data, ans->data_off, read_bytes(&h->m));
         break;
     }
@@ -181,7 +182,9 @@ static void on_read(struct rpc_req *req, void *arg)
     if (!d)
         return;
     if (!range_ok(q->offset, q->length) || (q->map && (q->offset | q->length) % STORE_MAP_BLOCK) ||
-        (q->digest && (q->map || (q->offset | q->length) % OWNER_CHECK_BLOCK || q->length > OWNER_CHECK_BYTES))) {
+        (q->digest && (q->map || (q->offset | q->length) % OWNER_CHECK_BLOCK || q->length > OWNER_CHECK_BYTES)) ||
+        (q->through && chunks_touched(q->offset, q->length) > 64)) {
+
         rpc_reply_err(req, E_INVAL, 0, "bad read");
         return;
     }
@@ -190,6 +193,7 @@ static void on_read(struct rpc_req *req, void *arg)
     h->m.length = q->length;
     h->m.map = q->map;
     h->m.digest = q->digest;
+    h->m.through = q->through;
     host_request(d, &id, shard_sealed(a, q->shard->volume), h);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/crc32c.h"
 #include "base/log.h"
 #include "cluster/copies.h"
 #include "storage/asan/engine/priv.h"
@@ -17,6 +18,8 @@ struct ref { /* something on its way */
     struct cdb_txn *txn;
     struct later later;
     int status;
+    struct repl_msg m;           /* READ: what was asked */
+    struct repl_answer ans;
 };
 
 static struct ref *ref_new(struct shard *s, uint32_t disk)
@@ -49,9 +52,8 @@ void shard_unref(struct shard *s)
 
 /* ---- messages ---- */
 
-static void answered(void *arg, const struct repl_answer *ans)
+static void give_answer(struct ref *r, const struct repl_answer *ans)
 {
-    struct ref *r = arg;
     if (ref_current(r)) {
         lease_check(r->s->v->a);
         owner_answer(r->s->core, r->disk, ans, now_ms());
@@ -60,19 +62,48 @@ static void answered(void *arg, const struct repl_answer *ans)
     ref_free(r);
 }
 
+static void filled(void *arg, int status, struct iobuf *data, size_t data_off)
+{
+    struct ref *r = arg;
+    r->ans.status = status ? E_UNAVAIL : 0; /* the member is not to blame: it is asked again */
+    r->ans.data = data;
+    r->ans.data_off = data_off;
+    r->ans.crc = data ? crc32c(0, data->data + data_off, r->m.length) : 0;
+    give_answer(r, &r->ans);
+}
+
+static void answered(void *arg, const struct repl_answer *ans)
+{
+    struct ref *r = arg;
+    struct volume *v = r->s->v;
+    if (r->m.through && !ans->status && ref_current(r) && *v->parent) {
+        layer_known(r->s, &r->m, ans->absent);
+        if (r->m.fill && ans->absent) {
+            r->ans = *ans;
+            layer_fill(v, r->s->index * v->shard_bytes + r->m.offset, r->m.length, false, ans->absent, ans->data, ans->data_off,
+                       filled, r);
+            return;
+        }
+    }
+    give_answer(r, ans);
+}
+
 static void env_send(void *arg, uint32_t disk, const struct repl_msg *m)
 {
     struct shard *s = arg;
     struct asan *a = s->v->a;
     assert(disk < a->n_gdisks);
-    link_send(a, a->gdisk[disk], &s->v->bin, s->index, m, false, answered, ref_new(s, disk));
+    struct ref *r = ref_new(s, disk);
+    if (m->kind == REPL_READ)
+        r->m = *m;
+    link_send(a, a->gdisk[disk], &s->v->bin, s->index, m, false, answered, r);
 }
 
 /* ---- transactions ---- */
 
 static void shard_id(const struct volume *v, uint32_t index, char *ret, size_t size)
 {
-    snprintf(ret, size, "%s/%u", v->id, index);
+    snprintf(ret, size, "%s/%u", v->data, index);
 }
 
 const struct cdb_shard *shard_row(const struct cdb_view *view, const struct volume *v, uint32_t index)
@@ -154,6 +185,7 @@ static void env_create(void *arg)
     struct cdb_txn *t = cdb_txn_new();
     require_mine(t, s);
     cdb_txn_require_absent(t, CDB_T_SHARD, id);
+    cdb_txn_require_str(t, CDB_T_VOLUME, s->v->id, CDB_VOLUME_data, strcmp(s->v->data, s->v->id) ? s->v->data : "");
     cdb_txn_insert(t, CDB_T_SHARD, id);
     cdb_txn_set_str(t, CDB_T_SHARD, id, CDB_SHARD_volume, s->v->id);
     cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_idx, s->index);
@@ -237,7 +269,7 @@ struct shard *shard_get(struct volume *v, uint32_t index)
         s->refs = 1;
     }
     struct owner_conf conf = {.env = {env_send, env_create, env_txn, s}, .epoch = v->used_epoch,
-                              .shard_bytes = v->shard_bytes, .replicas = v->replicas};
+                              .shard_bytes = v->shard_bytes, .replicas = v->replicas, .layered = *v->parent};
     s->epoch = v->used_epoch;
     s->core = owner_new(&conf, now_ms());
     owner_lease(s->core, a->lease, now_ms());
@@ -269,6 +301,8 @@ void shard_close(struct shard *s)
     s->copied_seen = 0;
     owner_free(s->core);
     s->core = NULL;
+    free(s->have);
+    s->have = NULL;
     while ((op = TAILQ_FIRST(&ops))) {
         TAILQ_REMOVE(&ops, op, entry);
         if (op->check || op->repair) {
@@ -276,6 +310,7 @@ void shard_close(struct shard *s)
             continue;
         }
         struct part *p = op->arg;
+        layer_write_parked(p);
         TAILQ_INSERT_TAIL(&s->v->parked, p, entry);
     }
 }

@@ -47,6 +47,36 @@ struct volume *volume_find(struct asan *a, const char *id)
     return NULL;
 }
 
+struct volume *volume_find_data(struct asan *a, const char *data)
+{
+    struct htab_node *n;
+    uint64_t h = hash_str(data);
+    HTAB_FOR_EACH_WITH_HASH (n, h, &a->volumes_by_data) {
+        struct volume *v = container_of(n, struct volume, data_node);
+        if (!strcmp(v->data, data))
+            return v;
+    }
+    return NULL;
+}
+
+/* Snapshot and revert give the volume's data a new name. It is closed and at rest then; own_update() closes what is not. */
+static void take_layers(struct volume *v, const struct cdb_volume *row)
+{
+    const char *data = *row->data ? row->data : row->id;
+    if (strcmp(v->data, data)) {
+        struct id bin;
+        if (!id_parse(data, &bin))
+            return; /* the row is damaged: what it said before holds */
+        own_close(v);
+        htab_remove(&v->a->volumes_by_data, &v->data_node);
+        memcpy(v->data, data, ID_LEN + 1);
+        v->bin = bin;
+        htab_insert(&v->a->volumes_by_data, &v->data_node, hash_str(v->data));
+    }
+    memset(v->parent, 0, sizeof v->parent);
+    strncpy(v->parent, row->parent, ID_LEN);
+}
+
 struct volume *volume_find_name(struct asan *a, const char *name)
 {
     struct htab_node *n;
@@ -116,6 +146,7 @@ static bool take_volume(struct asan *a, const struct cdb_view *view, const struc
             v->claimed = true;
     }
     v->seen = true;
+    take_layers(v, row);
     if (!v->name || strcmp(v->name, row->name)) {
         free(v->name);
         v->name = xstrdup(row->name);
@@ -227,5 +258,6 @@ void view_changed(struct cdb_link *l, void *arg)
         return;
     HTAB_FOR_EACH_SAFE (n, next, &a->volumes)
         update_volume(a, view, container_of(n, struct volume, node));
+    snap_update(a, view);
     front_tick(a);
 }

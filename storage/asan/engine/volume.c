@@ -71,12 +71,18 @@ static void resume_cutting(struct volume *v);
 void volume_part_done(struct part *p, int status)
 {
     struct vreq *q = p->req;
+    if (p->cow)
+        layer_write_done(p, status);
     if (p->op.kind == OWNER_READ) {
+        if (!status && (p->op.absent || p->op.nowhere) && layer_read_done(p))
+            return;
         uint32_t unit = p->op.map ? VOL_MAP_BLOCK : 1;
         if (!status)
             copy_bytes(q->r, p->data_pos / unit, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length / unit, true);
         iobuf_unref(p->op.data);
     }
+    if (p->v->held)
+        snap_poke(p->v->a);
     free(p);
     if (status && !q->status)
         q->status = status;
@@ -92,10 +98,15 @@ void volume_part_done(struct part *p, int status)
 
 /* ---- cutting ---- */
 
-static void send_part(struct part *p)
+void volume_part_send(struct part *p)
 {
     struct volume *v = p->v;
-    if (v->open) {
+    if (v->held) {
+        layer_write_parked(p);
+        TAILQ_INSERT_TAIL(&v->parked, p, entry);
+    } else if (v->open) {
+        if (*v->parent && p->op.kind == OWNER_WRITE && layer_write(p))
+            return;
         struct shard *s = shard_get(v, p->shard);
         owner_submit(s->core, &p->op, now_ms());
         shard_after(s);
@@ -137,7 +148,7 @@ static bool cut(struct vreq *q)
 {
     q->in_cut = true;
     while (q->cursor < q->r->length && q->left < CUT_PARTS)
-        send_part(next_part(q));
+        volume_part_send(next_part(q));
     q->in_cut = false;
     q->cut = q->cursor == q->r->length;
     return q->cut;
@@ -270,6 +281,24 @@ static void submit(struct vol *vol, struct vol_req *r)
     own_update(v);
 }
 
+void volume_read_now(struct volume *v, struct vol_req *r)
+{
+    struct vreq *q = xcalloc(1, sizeof *q);
+    assert(r->op == VOL_READ);
+    q->v = v;
+    q->r = r;
+    q->started = true;
+    TAILQ_INSERT_HEAD(&v->active, q, entry);
+    q->in_cut = true;
+    struct part *p = next_part(q);
+    assert(q->cursor == r->length);
+    q->cut = true;
+    volume_part_send(p);
+    q->in_cut = false;
+    if (!q->left)
+        finish(q);
+}
+
 /* ---- parked parts ---- */
 
 void volume_unpark(struct volume *v)
@@ -279,7 +308,7 @@ void volume_unpark(struct volume *v)
     TAILQ_CONCAT(&parts, &v->parked, entry);
     while ((p = TAILQ_FIRST(&parts))) {
         TAILQ_REMOVE(&parts, p, entry);
-        send_part(p);
+        volume_part_send(p);
     }
 }
 
@@ -332,10 +361,14 @@ struct volume *volume_new(struct asan *a, const char *id)
         return NULL;
     }
     memcpy(v->id, id, ID_LEN + 1);
+    memcpy(v->data, id, ID_LEN + 1);
+    LIST_INIT(&v->cows);
+    TAILQ_INIT(&v->cow_waits);
     TAILQ_INIT(&v->active);
     TAILQ_INIT(&v->parked);
     TAILQ_INIT(&v->claim_waits);
     htab_insert(&a->volumes, &v->node, hash_str(v->id));
+    htab_insert(&a->volumes_by_data, &v->data_node, hash_str(v->data));
     return v;
 }
 
@@ -348,6 +381,7 @@ void volume_free(struct volume *v)
     htab_remove(&v->a->volumes, &v->node);
     if (v->throttled)
         TAILQ_REMOVE(&v->a->throttled, v, throttle_entry);
+    htab_remove(&v->a->volumes_by_data, &v->data_node);
     free(v->name);
     free(v);
 }

@@ -36,6 +36,8 @@ struct repl_msg {
     struct store_version version; /* COPY: the source's; TAIL: only records above it */
     bool use_reserve;         /* WRITE: to be carried out even where the disk counts as full, for it is under way elsewhere */
     bool zero;                /* WRITE, COPY: no data */
+    bool through;             /* READ: on behalf of an operation: say in `absent` what this replica never had */
+    bool fill;                /* with `through`: the bytes are to be written again: absent chunks come from the layer below */
     uint32_t crc;             /* crc32c of the data */
     struct iobuf *data;
     size_t data_off;
@@ -61,6 +63,7 @@ struct repl_answer {
     struct iobuf *data;                    /* READ: checked against crc by the receiver of the frame; NULL = zeroes */
     size_t data_off;
     uint32_t crc;
+    uint64_t absent;                       /* READ with `through`: bit per chunk touched, from the first: never written */
 };
 
 #endif

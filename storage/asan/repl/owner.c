@@ -357,6 +357,12 @@ void owner_answer(struct owner *o, uint32_t disk, const struct repl_answer *a, u
     pump(o);
 }
 
+void owner_settle(struct owner *o, uint64_t now_ms)
+{
+    o->last_write_ms = 0;
+    owner_tick(o, now_ms);
+}
+
 void owner_tick(struct owner *o, uint64_t now_ms)
 {
     o->now = now_ms;
@@ -403,14 +409,14 @@ void owner_drain(struct owner *o, struct owner_ops *ret_ops)
 }
 
 /* Nothing under way, and every in-sync member that is there knows that all is committed: it can destage everything. */
-static bool at_rest(const struct owner *o)
+static bool quiet(const struct owner *o)
 {
     if (!TAILQ_EMPTY(&o->waiting) || !TAILQ_EMPTY(&o->reading) || !TAILQ_EMPTY(&o->writing) || o->txn_busy)
         return false;
     for (int i = 0; i < OWNER_MEMBERS_MAX; i++)
         if (o->m[i].isr && o->m[i].state == M_LIVE && o->m[i].told_commit < (int64_t)o->commit_seq)
             return false;
-    return o->state == OWNER_ABSENT || (o->state == OWNER_SERVING && o->join.state == J_IDLE);
+    return o->state == OWNER_ABSENT || o->state == OWNER_SERVING;
 }
 
 static unsigned count(const struct owner_ops *l)
@@ -447,7 +453,8 @@ void owner_info(const struct owner *o, struct owner_info *ret)
     ret->writing = count(&o->writing);
     ret->next_seq = o->next_seq;
     ret->commit_seq = o->commit_seq;
-    ret->at_rest = at_rest(o);
+    ret->quiet = quiet(o);
+    ret->at_rest = ret->quiet && o->join.state == J_IDLE;
     ret->joining = o->join.state != J_IDLE;
     ret->copied_total = o->copied_total;
     ret->wants_join = ret->joining || join_wanted(o, NULL);

@@ -65,6 +65,8 @@ struct owner_op { /* caller-owned until owner_take_done() or owner_drain() gave 
     bool repair;            /* WRITE without data: what a member has that is not in `avoid`, to all. E_CONFLICT: generation over */
     uint8_t avoid;
     uint64_t generation;
+    uint64_t absent;        /* READ, when done: bit per chunk touched, from the first: never written in this shard */
+    bool nowhere;           /* READ, when done: the shard does not exist */
     void *arg;
     /* the core's */
     uint8_t phase, targets, sent, acked, bad;
@@ -100,6 +102,7 @@ struct owner_conf {
     uint64_t epoch;               /* ours: never used before by anyone (the engine raises it when in doubt) */
     uint64_t shard_bytes;
     int replicas;                 /* the volume's: fixes the minimum */
+    bool layered;                 /* what was never written is not zero but what lies below: zeroes need a shard, too */
     uint32_t silent_ms;           /* a replica that owes an answer for so long is taken out; 0 = 2500 */
     uint32_t down_ms;             /* so is one without connection; 0 = 1500 */
     uint32_t batch_chunks;        /* chunks compared at a time when joining; 0 = 1024; a multiple of the border */
@@ -142,6 +145,8 @@ void owner_answer(struct owner *o, uint32_t disk, const struct repl_answer *a, u
 void owner_created(struct owner *o, int status, uint64_t now_ms);
 void owner_txn_done(struct owner *o, int status, uint64_t now_ms);
 void owner_tick(struct owner *o, uint64_t now_ms); /* every 100 ms or so */
+/* The volume is to be cut or closed: tells the commit marks at once where nothing is under way, not after a pause. */
+void owner_settle(struct owner *o, uint64_t now_ms);
 /* May a replica be brought up to date now? The caller bounds how many shards do so at once. Default no. */
 void owner_allow_join(struct owner *o, bool allowed, uint64_t now_ms);
 /* From the first call on a join copies only what it was given: `chunks` from now until the next call. */
@@ -165,7 +170,8 @@ struct owner_info {
     struct { uint32_t disk; bool isr, joining, live, failing; } member[OWNER_MEMBERS_MAX];
     unsigned waiting, reading, writing; /* operations */
     uint64_t next_seq, commit_seq;
-    bool at_rest;                 /* nothing under way, commit marks told: may be closed without leaving a tail */
+    bool quiet;                   /* no operation under way, commit marks told: may be closed without leaving a tail */
+    bool at_rest;                 /* quiet, and nobody is being brought up to date */
     bool wants_join, joining;     /* a usable replica is not in sync; one is being brought up to date */
     uint32_t join_disk;
     uint64_t join_done, join_total, join_copied; /* chunks */

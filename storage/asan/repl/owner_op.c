@@ -4,7 +4,7 @@
 #include <string.h>
 #include "storage/asan/repl/owner_priv.h"
 
-#define REPAIR_ALIGN 4096u /* checksums on disk cover so much */
+#define REPAIR_ALIGN STORE_CHUNK /* checksums cover less, but a chunk that was never written is not to be begun in part */
 
 static bool internal(const struct owner *o, const struct owner_op *op)
 {
@@ -97,7 +97,8 @@ void op_start_read(struct owner *o, struct owner_op *op)
         return; /* tried again at every step */
     op->tag = new_tag(o);
     op->sent_ms[op->source] = o->now;
-    struct repl_msg msg = {.kind = REPL_READ, .tag = op->tag, .offset = op->offset, .length = op->length, .map = op->map};
+    struct repl_msg msg = {.kind = REPL_READ, .tag = op->tag, .offset = op->offset, .length = op->length, .map = op->map,
+                           .through = true, .fill = internal(o, op) || op->repair};
     member_send(o, op->source, &msg);
 }
 
@@ -135,6 +136,7 @@ void op_answer_read(struct owner *o, struct owner_op *op, int i, const struct re
         op->data = a->data ? iobuf_ref(a->data) : NULL;
         op->data_off = a->data_off;
         op->crc = a->crc;
+        op->absent = a->absent;
         finish(o, op, E_OK);
         if (op->bad & isr_mask(o))
             start_repair(o, op);
@@ -303,13 +305,14 @@ static void admit_absent(struct owner *o)
     struct owner_op *op, *next;
     for (op = TAILQ_FIRST(&o->waiting); op; op = next) {
         next = TAILQ_NEXT(op, entry);
-        if (op->kind == OWNER_WRITE && !op->zero) {
+        if (op->kind == OWNER_WRITE && (!op->zero || o->conf.layered)) {
             set_state(o, OWNER_CREATING);
             o->env.create(o->env.arg);
             return;
         }
         TAILQ_REMOVE(&o->waiting, op, entry);
         op->data = NULL;
+        op->nowhere = true;
         finish(o, op, E_OK);
     }
 }

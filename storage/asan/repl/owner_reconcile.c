@@ -94,8 +94,8 @@ static bool next_piece(struct owner *o, uint64_t *ret_offset, uint32_t *ret_leng
     uint64_t border = (start / o->conf.op_border + 1) * o->conf.op_border;
     if (end > border)
         end = border;
-    if (end - start > REWRITE_MAX)
-        end = start + REWRITE_MAX;
+    if (end - start > REWRITE_MAX) /* no chunk in two pieces: a member that lacks it must get it whole */
+        end = (start + REWRITE_MAX) / STORE_CHUNK * STORE_CHUNK;
     *ret_offset = start;
     *ret_length = (uint32_t)(end - start);
     o->range_off += end - start;

@@ -157,6 +157,9 @@ struct store_versions {
 };
 void store_versions(struct store *s, struct store_versions *v);
 
+/* Bit per chunk from `first_chunk` (at most 64): never written here. Memory only. All of them if there is no such shard. */
+uint64_t store_absent(const struct store *s, const struct store_shard_id *id, uint64_t first_chunk, unsigned count);
+
 struct store_copy {
     struct store_op op;
     struct store_shard_id shard;

@@ -329,3 +329,14 @@ void store_versions(struct store *s, struct store_versions *v)
         v->ret[i] = index_version(&s->index, sh, v->first_chunk + i);
     op_later(s, &v->op, rc, &e);
 }
+
+uint64_t store_absent(const struct store *s, const struct store_shard_id *id, uint64_t first_chunk, unsigned count)
+{
+    const struct shard *sh = shard_find(&s->index, id);
+    uint64_t map = 0;
+    assert(count <= 64);
+    for (unsigned i = 0; i < count; i++)
+        if (!sh || !sh->exists || !index_version(&s->index, sh, first_chunk + i).epoch)
+            map |= 1ull << i;
+    return map;
+}

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Snapshots, judged by qemu-img and by a writer that numbers its writes: a snapshot of two volumes holds exactly a prefix of
+what was written to both, while writing goes on; it stays what it was through the loss and the return of a node; a clone
+begins as it, a revert ends as it."""
+
+import json
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
+from lab import MIB, LAB, check, note, run, wait_for  # noqa: E402
+
+BLOCK = 4096
+SIZE = 64 * MIB
+# Write number i goes to block i * 7919 % BLOCKS of the first volume, then of the second. 5 of 8 blocks are hit late, so that
+# most first writes after a snapshot fall into chunks that are not in the new layer yet.
+WRITER = r"""
+import nbd, os, sys, time
+a, b, log, stop = nbd.NBD(), nbd.NBD(), sys.argv[3], sys.argv[4]
+a.connect_uri(sys.argv[1]); b.connect_uri(sys.argv[2])
+blocks, i = a.get_size() // 4096, 0
+while not os.path.exists(stop):
+    i += 1
+    data = i.to_bytes(8, "little") * 512
+    at = i * 7919 % blocks * 4096
+    a.pwrite(data, at)
+    b.pwrite(data, at)
+    with open(log + ".new", "w") as f:
+        f.write(str(i))
+    os.rename(log + ".new", log)
+a.shutdown(); b.shutdown()
+"""
+
+
+def uri(volume):
+    return f"nbd+unix:///{volume}?socket=/run/cohort/nbd.sock"
+
+
+def prefix_of(path, base):
+    """How many writes the file holds; fails if it is no prefix on top of `base`."""
+    with open(path, "rb") as f:
+        data = f.read()
+    blocks = SIZE // BLOCK
+    newest = 0
+    for k in range(blocks):
+        block = data[k * BLOCK:(k + 1) * BLOCK]
+        if block == base[k * BLOCK:(k + 1) * BLOCK]:
+            continue
+        n = int.from_bytes(block[:8], "little")
+        check(block == block[:8] * 512 and n * 7919 % blocks == k, f"{path}: block {k} is torn or misplaced")
+        newest = max(newest, n)
+    for i in range(max(1, newest - blocks + 1), newest + 1):
+        k = i * 7919 % blocks
+        n = int.from_bytes(data[k * BLOCK:k * BLOCK + 8], "little")
+        check(n == i, f"{path}: write {newest} is there, the earlier write {i} is not (block {k} holds {n})")
+    return newest
+
+
+def acknowledged(log):
+    with open(log, encoding="ascii") as f:
+        return int(f.read())
+
+
+def compare(lab, node, file, volume):
+    lab.exec(node, "qemu-img", "compare", "-f", "raw", "-F", "raw", file, uri(volume), timeout=120)
+
+
+def to_file(lab, node, volume, file):
+    lab.exec(node, "qemu-img", "convert", "-f", "raw", "-O", "raw", uri(volume), file, timeout=120)
+
+
+def take(lab, node, name, *volumes):
+    argv = ["snapshot", "create", volumes[0], "--name", name]
+    for v in volumes[1:]:
+        argv += ["--with", v]
+    lab.exec(node, "cohort", *argv, timeout=60)
+
+
+def written_while_cut(lab, node, scratch, base):
+    """The writer runs; two snapshots of both volumes; both are prefixes and in step."""
+    log, stop, script = (os.path.join(scratch, n) for n in ("acked", "stop", "writer.py"))
+    with open(script, "w", encoding="ascii") as f:
+        f.write(WRITER)
+    job = subprocess.Popen([LAB, "exec", "--id", lab.id, node, "/usr/bin/python3", script, uri("sa"), uri("sb"), log, stop],
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        wait_for(lambda: job.poll() is not None or (os.path.exists(log) and acknowledged(log) > 200), 60, "the writer to write")
+        counts = []
+        for name in ("s1", "s2"):
+            before = acknowledged(log)
+            take(lab, lab.others(node)[0] if name == "s2" else node, name, "sa", "sb")
+            after = acknowledged(log)
+            for v in ("sa", "sb"):
+                to_file(lab, node, f"{v}@{name}", os.path.join(scratch, f"{v}-{name}"))
+            na, nb = (prefix_of(os.path.join(scratch, f"{v}-{name}"), base) for v in ("sa", "sb"))
+            check(na - nb in (0, 1), f"the volumes are not of one moment: {na} and {nb} writes")
+            check(before <= nb and na <= after + 1, f"snapshot of {na} writes; {before} were acknowledged before, {after} after")
+            note(f"{name}: {na} writes in sa, {nb} in sb; {before} acknowledged when asked, {after} when told")
+            wait_for(lambda: acknowledged(log) > after + 100, 60, "writing to go on")
+            counts.append(na)
+        victim = [n for n in lab.others(node)][-1]
+        lab.kill(victim)
+        wait_for(lambda: lab.node_state(victim) == "dead", 60, f"{victim} to be declared dead")
+        seen = acknowledged(log)
+        wait_for(lambda: acknowledged(log) > seen + 50, 60, "writing to go on without a copy")
+        compare(lab, node, os.path.join(scratch, "sa-s1"), "sa@s1")
+        take(lab, node, "s3", "sa")
+        lab.start(victim)
+        lab.wait_node(victim, "up")
+    finally:
+        with open(stop, "w", encoding="ascii"):
+            pass
+        try:
+            text, _ = job.communicate(timeout=60)
+        finally:
+            if job.poll() is None:
+                job.kill()
+                job.wait()
+    check(job.returncode == 0, f"the writer failed:\n{text[-2000:]}")
+    total = acknowledged(log)
+    to_file(lab, node, "sa", os.path.join(scratch, "sa-end"))
+    check(prefix_of(os.path.join(scratch, "sa-end"), base) == total, "the volume does not end with the last write")
+    return counts, victim
+
+
+def scenario(lab, args):
+    node = lab.names[0]
+    scratch = os.path.join(lab.lab.dir, "scratch")
+    os.makedirs(scratch, exist_ok=True)
+    base = os.urandom(SIZE // 2) + bytes(SIZE // 2)
+    with open(os.path.join(scratch, "base"), "wb") as f:
+        f.write(base)
+    for v in ("sa", "sb"):
+        lab.api("POST", "/volumes", {"name": v, "size_bytes": SIZE, "replicas": 3})
+        lab.exec(node, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", os.path.join(scratch, "base"), uri(v), timeout=120)
+    counts, victim = written_while_cut(lab, node, scratch, base)
+    check(counts[1] > counts[0], "the second snapshot is no later than the first")
+
+    for v in ("sa", "sa@s1", "sa@s2", "sa@s3"):
+        wait_for(lambda v=v: lab.api("GET", f"/volumes/{v}")["health"] == "healthy", 120, f"{v} to be in sync again")
+    for n in (node, victim):
+        compare(lab, n, os.path.join(scratch, "sa-s1"), "sa@s1")
+        compare(lab, n, os.path.join(scratch, "sa-s2"), "sa@s2")
+    note("both snapshots read the same after the loss and the return of a node, there too")
+
+    lab.exec(node, "cohort", "volume", "clone", "sa@s1", "clone1")
+    compare(lab, node, os.path.join(scratch, "sa-s1"), "clone1")
+    with open(os.path.join(scratch, "sa-s1"), "rb") as f:
+        want = bytearray(f.read())
+    ops = [(12345 * 512, 4096 + 512), (BLOCK * 3, 512), (5 * MIB - 1024, 70 * 1024), (SIZE - 1536, 1536)]
+    for i, (at, length) in enumerate(ops):
+        want[at:at + length] = bytes([0x41 + i]) * length
+        lab.exec(node, "qemu-io", "-f", "raw", "-c", f"write -P {0x41 + i} {at} {length}", uri("clone1"), timeout=60)
+    lab.exec(node, "qemu-io", "-f", "raw", "-c", f"write -z {20 * MIB + 512} {300 * 1024}", uri("clone1"), timeout=60)
+    want[20 * MIB + 512:20 * MIB + 512 + 300 * 1024] = bytes(300 * 1024)
+    with open(os.path.join(scratch, "want"), "wb") as f:
+        f.write(want)
+    compare(lab, node, os.path.join(scratch, "want"), "clone1")
+    compare(lab, lab.others(node)[0], os.path.join(scratch, "want"), "clone1")
+    compare(lab, node, os.path.join(scratch, "sa-s1"), "sa@s1")
+    note("a clone takes writes of any alignment, its snapshot stays as it was")
+
+    wait_for(lambda: lab.api("GET", "/volumes/sa")["owner"] == "", 30, "the volume to be let go")
+    lab.exec(node, "cohort", "snapshot", "revert", "sa@s1")
+    compare(lab, node, os.path.join(scratch, "sa-s1"), "sa")
+    names = sorted(s["name"] for s in json.loads(lab.exec(node, "cohort", "snapshot", "list", "--json")))
+    check(names == ["sa@s1", "sa@s2", "sa@s3", "sb@s1", "sb@s2"], f"snapshots are {names}")
+    note("reverted; the later snapshots are still there")
+
+
+if __name__ == "__main__":
+    run("snapshot", scenario, limit_s=340)
