@@ -102,10 +102,55 @@ static void test_snapshot(void **state)
     free(m2);
 }
 
+static const struct cdb_volume *volume_row(const char *id) { return cdb_volume_get(view(), id); }
+
+static void forget_snapshot(const char *id)
+{
+    struct cdb_txn *t = cdb_txn_new();
+    char name[80];
+    snprintf(name, sizeof name, "layer-%s", id);
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_purpose, "layer");
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_name, name);
+    commit(t);
+}
+
+/* Deleted from the middle, then from below, while the volume is written: content stays, the layers and their shards go. */
+static void test_delete(void **state)
+{
+    (void)state;
+    char s1[ID_LEN + 1], s2[ID_LEN + 1], s3[ID_LEN + 1];
+    make_volume(0);
+    write_random(0, 20);
+    free(cut(0, "a", s1));
+    write_random(0, 20);
+    free(cut(0, "b", s2));
+    write_random(0, 20);
+    uint8_t *m3 = cut(0, "c", s3);
+    write_random(0, 5);
+    forget_snapshot(s2); /* into the sealed one above it */
+    write_random(0, 20);
+    WAIT_FOR(!volume_row(s2));
+    check_all(0);
+    check_other(1, s3, m3);
+    assert_string_equal(volume_row(s3)->parent, s1);
+    forget_snapshot(s3);
+    write_random(0, 20);
+    WAIT_FOR(!volume_row(s3));
+    forget_snapshot(s1);
+    write_random(0, 20);
+    WAIT_FOR(!volume_row(s1));
+    assert_string_equal(volume_row(volume)->parent, "");
+    check_all(0);
+    move_owner(1);
+    check_all(1);
+    free(m3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_snapshot),
+        cmocka_unit_test(test_delete),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -74,6 +74,7 @@ static void on_tick(uv_timer_t *t)
     tidy_tick(a);
     disk_health_tick(a);
     snap_tick(a);
+    reclaim_tick(a);
     front_tick(a);
     const struct cdb_view *view = view_of(a);
     usage_tick(a, view);
@@ -361,6 +362,7 @@ static void free_asan(struct asan *a)
     free(a->gdisk);
     htab_destroy(&a->volumes);
     htab_destroy(&a->volumes_by_data);
+    free(a->reclaim); /* whatever it waited for was given up */
     free(a->cluster_uuid);
     for (int i = 0; i < a->n_links; i++)
         free(a->link_address[i]);

@@ -242,7 +242,9 @@ static void widen(struct cow *c, const struct shard *s)
         if (!have(s, c->edge[i].chunk))
             memcpy(c->data->data + (c->edge[i].chunk * STORE_CHUNK - start), c->edge[i].bytes, STORE_CHUNK);
     uint8_t *to = c->data->data + (c->offset - start);
-    if (c->zero)
+    if (!c->p->req)
+        ; /* no news: the chunk as it shows */
+    else if (c->zero)
         memset(to, 0, c->length);
     else
         memcpy(to, c->guest->data + c->guest_off, c->length);
@@ -275,7 +277,10 @@ static void edges_read(struct cow *c)
         widen(c, s);
     else
         cow_free(c);
-    owner_submit(s->core, &p->op, now_ms());
+    if (!absent && !p->req)
+        volume_part_done(p, 0);
+    else
+        owner_submit(s->core, &p->op, now_ms());
     shard_after(s);
     if (!absent)
         kick(v);
@@ -302,6 +307,19 @@ static void add_edge(struct cow *c, const struct shard *s, uint64_t chunk)
     e->r = (struct vol_req){.op = VOL_READ, .offset = at, .length = e->iov.iov_len, .iov = &e->iov, .iovcnt = 1, .done = edge_read, .arg = c};
 }
 
+void layer_take(struct volume *v, uint32_t shard, uint64_t chunk)
+{
+    struct part *p = xcalloc(1, sizeof *p);
+    p->v = v;
+    p->shard = shard;
+    p->op.arg = p;
+    p->op.kind = OWNER_WRITE;
+    p->op.zero = true;
+    p->op.offset = chunk * STORE_CHUNK;
+    p->op.length = STORE_CHUNK;
+    volume_part_send(p);
+}
+
 bool layer_write(struct part *p)
 {
     struct volume *v = p->v;
@@ -317,11 +335,16 @@ bool layer_write(struct part *p)
                       .guest_off = p->op.data_off};
     if (p->op.offset % STORE_CHUNK)
         add_edge(c, s, c->first);
-    if (end % STORE_CHUNK)
+    if (end % STORE_CHUNK || !p->req)
         add_edge(c, s, c->last);
-    if (!c->n) {
+    if (!c->n && p->req) {
         free(c);
         return false;
+    }
+    if (!c->n) { /* here already: nothing to take */
+        free(c);
+        volume_part_done(p, 0);
+        return true;
     }
     p->cow = c;
     LIST_INSERT_HEAD(&v->cows, c, entry);

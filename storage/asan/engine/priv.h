@@ -13,6 +13,7 @@
  *   front.c   vhost, NBD, asan_io                                   usage.c   how full the disks are
  *   dump.c    JSON
  *   layer.c   volumes over sealed ones: reads that fall through, first writes of a chunk      snap.c  snapshots
+ *   reclaim.c layers of deleted snapshots
  */
 #ifndef COHORT_STORAGE_ENGINE_PRIV_H
 #define COHORT_STORAGE_ENGINE_PRIV_H
@@ -281,6 +282,8 @@ struct asan {
     LIST_HEAD(, peer) peers;
     struct htab volumes, volumes_by_data;
     LIST_HEAD(, snap) snaps;
+    struct reclaim *reclaim;     /* the layer being merged, NULL = none */
+    uint64_t reclaim_ms;
     struct later snap_later;
     bool snap_poked;
     LIST_HEAD(, vhost) vhosts;
@@ -378,6 +381,13 @@ struct lfill;
 typedef void lfill_done(void *arg, int status, struct iobuf *data, size_t data_off);
 void layer_fill(struct volume *v, uint64_t at, uint32_t length, bool map, uint64_t absent, struct iobuf *data, size_t data_off,
                 lfill_done *done, void *arg);
+
+/* Writes chunk `chunk` of a shard as it shows now, unless this layer has it; ends with reclaim_taken(). */
+void layer_take(struct volume *v, uint32_t shard, uint64_t chunk);
+
+/* reclaim.c */
+void reclaim_tick(struct asan *a);
+void reclaim_taken(struct asan *a, int status);
 
 /* snap.c */
 void snap_update(struct asan *a, const struct cdb_view *view);

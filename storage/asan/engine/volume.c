@@ -73,6 +73,11 @@ void volume_part_done(struct part *p, int status)
     struct vreq *q = p->req;
     if (p->cow)
         layer_write_done(p, status);
+    if (!q) { /* layer_take()'s */
+        reclaim_taken(p->v->a, status);
+        free(p);
+        return;
+    }
     if (p->op.kind == OWNER_READ) {
         if (!status && (p->op.absent || p->op.nowhere) && layer_read_done(p))
             return;
