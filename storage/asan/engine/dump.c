@@ -51,8 +51,8 @@ static void shard(struct asan *a, const struct shard *s, struct buf *b)
         buf_printf(b, "%s{\"disk\":\"%s\",\"in_sync\":%s,\"joining\":%s,\"live\":%s,\"failing\":%s}", k ? "," : "",
                    a->gdisk[i.member[k].disk]->id, i.member[k].isr ? "true" : "false", i.member[k].joining ? "true" : "false",
                    i.member[k].live ? "true" : "false", i.member[k].failing ? "true" : "false");
-    buf_printf(b, "],\"joining\":%s,\"join_done\":%" PRIu64 ",\"join_total\":%" PRIu64 ",\"join_copied\":%" PRIu64 "}",
-               i.joining ? "true" : "false", i.join_done, i.join_total, i.join_copied);
+    buf_printf(b, "],\"joining\":%s,\"join_done\":%" PRIu64 ",\"join_total\":%" PRIu64 ",\"join_copied\":%" PRIu64 ",\"lost_bytes\":%" PRIu64 "}",
+               i.joining ? "true" : "false", i.join_done, i.join_total, i.join_copied, i.lost_bytes);
 }
 
 static const char *parked(const struct volume *v)

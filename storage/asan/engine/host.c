@@ -136,8 +136,12 @@ static void versions_done(struct store_op *op, int status, const struct err *e)
 
 static void copy_done(struct store_op *op, int status, const struct err *e)
 {
+    struct hreq *h = op->arg;
+    struct rshard *rs = h->rs;
     (void)e;
-    answer(op->arg, status, 0);
+    replica_written(&rs->core, &h->ticket, status);
+    answer(h, status, 0);
+    release(rs);
 }
 
 static void do_write(struct hreq *h)

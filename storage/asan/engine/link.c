@@ -197,6 +197,7 @@ static void send_copy(struct lcall *c, Cohort__Storage__Shard *s)
     q.shard = s;
     q.epoch = m->epoch;
     q.session = m->session;
+    q.number = m->seq;
     q.chunk = m->chunk;
     q.version = &v;
     q.zero = m->zero;

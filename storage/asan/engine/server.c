@@ -234,12 +234,13 @@ static void on_copy(struct rpc_req *req, void *arg)
     struct ldisk *d = check_shard(arg, req, q->shard, &id);
     if (!d)
         return;
-    if (!q->version || q->chunk >= SHARD_MAX_BYTES / STORE_CHUNK || req->data_len != (q->zero ? 0 : STORE_CHUNK)) {
+    if (!q->version || !q->number || q->chunk >= SHARD_MAX_BYTES / STORE_CHUNK || req->data_len != (q->zero ? 0 : STORE_CHUNK)) {
         rpc_reply_err(req, E_INVAL, 0, "bad copy");
         return;
     }
     struct hreq *h = new_hreq(req, REPL_COPY, q->shard, q->epoch);
     h->m.session = q->session;
+    h->m.seq = q->number;
     h->m.chunk = q->chunk;
     h->m.version = (struct store_version){q->version->epoch, q->version->seq};
     h->m.zero = q->zero;

@@ -24,7 +24,7 @@ struct repl_msg {
     uint64_t epoch;
     uint64_t session;         /* counts in FENCE, WRITE, COPY (replica.h); in all it tells late answers from current ones */
     uint64_t shard_bytes;     /* FENCE */
-    uint64_t seq, prev_seq;   /* WRITE */
+    uint64_t seq, prev_seq;   /* WRITE; COPY: seq numbers the session's copies from 1 */
     uint64_t commit_seq;      /* WRITE (0 = nothing new), COMMIT, FENCE with `settled` */
     bool settled;             /* FENCE: the owner serves, so it tells the mark at once: a replica whose journal is full of what
                                * was never settled could otherwise neither answer nor learn what settles it */

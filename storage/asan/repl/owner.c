@@ -119,7 +119,9 @@ void go_stale(struct owner *o, uint64_t epoch)
 /* May guest requests be issued? */
 bool may_issue(const struct owner *o)
 {
-    return o->lease && o->state == OWNER_SERVING && isr_count(o) >= o->min_isr;
+    return (o->lease || MUTANT(OWNER_READ_NO_LEASE)) &&
+           (o->state == OWNER_SERVING || (o->state == OWNER_RECONCILING && MUTANT(OWNER_SERVE_RECONCILING))) &&
+           isr_count(o) >= o->min_isr;
 }
 
 static const char *parked_reason(const struct owner *o)
@@ -199,9 +201,12 @@ static void view_members(struct owner *o, const struct owner_view *v, bool newer
         m->local = r->local;
         m->view_full = r->full;
         m->full = m->full || r->full;
+        if (r->incarnation > m->incarnation && MUTANT(OWNER_INCARNATION))
+            m->incarnation = r->incarnation;
         if (r->incarnation > m->incarnation)
             member_incarnation(o, m, r->incarnation);
         bool in_sync = r->in_sync && r->incarnation == m->incarnation;
+        in_sync = in_sync || (MUTANT(OWNER_INCARNATION) && m->isr && !newer);
         if (newer) {
             bool added = in_sync && !m->isr;
             m->isr = in_sync;
@@ -453,6 +458,7 @@ void owner_info(const struct owner *o, struct owner_info *ret)
     ret->writing = count(&o->writing);
     ret->next_seq = o->next_seq;
     ret->commit_seq = o->commit_seq;
+    ret->lost_bytes = o->lost_bytes;
     ret->quiet = quiet(o);
     ret->at_rest = ret->quiet && o->join.state == J_IDLE;
     ret->joining = o->join.state != J_IDLE;

@@ -87,8 +87,8 @@ struct owner_txn {
 
 struct owner_env {
     /* Sends `m` to the replica on `disk`. Exactly one owner_answer() follows (E_DISCONN when the connection ends), unless
-     * owner_conn(false) comes first. WRITEs reach the replica in order of seq, or its host puts them in order
-     * (replica_early). All but FENCE and COPY may be delivered more than once within a session. */
+     * owner_conn(false) comes first. Frames may overtake each other: the replica's host puts writes and copies in order
+     * (replica_early). Any may be delivered more than once. */
     void (*send)(void *arg, uint32_t disk, const struct repl_msg *m);
     /* Makes the shard's row: chooses disks, conditioned on the epoch. Answer: owner_created(). */
     void (*create)(void *arg);
@@ -108,10 +108,7 @@ struct owner_conf {
     uint32_t batch_chunks;        /* chunks compared at a time when joining; 0 = 1024; a multiple of the border */
     uint32_t op_border;           /* 0 = OWNER_OP_BORDER */
     uint64_t window_bytes;        /* of writes in flight; 0 = 16 MiB */
-    unsigned test_bugs;           /* OWNER_BUG_*: the simulator proves that it finds them; 0 */
 };
-enum { OWNER_BUG_EARLY_ACK = 1, OWNER_BUG_NO_RECONCILE = 2, OWNER_BUG_JOIN_UNCOPIED = 4, OWNER_BUG_ACK_BEFORE_TXN = 8,
-       OWNER_BUG_NO_OVERLAP = 16, OWNER_BUG_COPY_UNLOCKED = 32 };
 
 struct owner *owner_new(const struct owner_conf *conf, uint64_t now_ms);
 void owner_free(struct owner *o); /* after owner_drain() */
@@ -170,6 +167,7 @@ struct owner_info {
     struct { uint32_t disk; bool isr, joining, live, failing; } member[OWNER_MEMBERS_MAX];
     unsigned waiting, reading, writing; /* operations */
     uint64_t next_seq, commit_seq;
+    uint64_t lost_bytes;          /* damaged on every in-sync replica when tails were reconciled: they read as E_CORRUPT */
     bool quiet;                   /* no operation under way, commit marks told: may be closed without leaving a tail */
     bool at_rest;                 /* quiet, and nobody is being brought up to date */
     bool wants_join, joining;     /* a usable replica is not in sync; one is being brought up to date */

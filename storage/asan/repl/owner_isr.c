@@ -15,7 +15,7 @@ static unsigned wanted_set(const struct owner *o)
     for (int i = 0; i < OWNER_MEMBERS_MAX; i++)
         if (o->m[i].isr && o->m[i].failing)
             want &= ~bit(i);
-    if (__builtin_popcount(want) < o->min_isr)
+    if (__builtin_popcount(want) < o->min_isr && !(want && MUTANT(OWNER_MIN_IGNORED)))
         want = isr;
     const struct member *j = &o->m[o->join.m];
     if (o->join.state == J_ADD && !j->failing && j->state == M_LIVE)
@@ -94,6 +94,8 @@ void owner_txn_done(struct owner *o, int status, uint64_t now_ms)
     o->txn_busy = false;
     if (o->state == OWNER_STALE)
         return;
+    if ((status == E_UNKNOWN && MUTANT(OWNER_UNKNOWN_IS_DONE)) || (status == E_CONFLICT && MUTANT(OWNER_REFUSED_IS_DONE)))
+        status = E_OK;
     if (status == E_OK) {
         applied(o);
     } else if (o->generation == o->txn.generation) {

@@ -95,8 +95,8 @@ bool join_blocks(const struct owner *o, const struct owner_op *op)
     uint64_t first, end;
     chunks_of(op, &first, &end);
     if (j->state == J_LOCK || j->state == J_COMPARE)
-        return overlaps(first, end - first, j->first, j->count);
-    if (j->state != J_COPY || o->conf.test_bugs & OWNER_BUG_COPY_UNLOCKED)
+        return !MUTANT(OWNER_JOIN_NO_QUIET) && overlaps(first, end - first, j->first, j->count);
+    if (j->state != J_COPY || MUTANT(OWNER_COPY_UNLOCKED))
         return false;
     for (int k = 0; k < JOIN_COPIES; k++)
         if (j->copy[k].state != C_FREE && j->copy[k].chunk >= first && j->copy[k].chunk < end)
@@ -111,7 +111,7 @@ enum join_class join_classify(struct owner *o, const struct owner_op *op)
     chunks_of(op, &first, &end);
     if (j->state == J_IDLE || j->state == J_FENCE)
         return JOIN_NONE;
-    if (o->conf.test_bugs & OWNER_BUG_JOIN_UNCOPIED)
+    if (MUTANT(OWNER_JOIN_SEND_ALL))
         return JOIN_SEND;
     if (j->state == J_BARRIER || j->state == J_ADD || end <= j->first)
         return JOIN_SEND;
@@ -154,7 +154,7 @@ static void begin_batch(struct owner *o, uint64_t first)
     struct join *j = &o->join;
     uint64_t left = total_chunks(o) - first;
     j->first = first;
-    if (!left) {
+    if (!left || (first && MUTANT(OWNER_ADD_EARLY))) {
         j->state = J_BARRIER;
         j->count = 0;
         j->barrier = o->next_seq - 1;
@@ -185,7 +185,8 @@ static void compare(struct owner *o)
     struct join *j = &o->join;
     j->left = 0;
     for (uint32_t k = 0; k < j->count; k++) {
-        j->same[k] = store_version_cmp(j->src[k], j->dst[k]) == 0;
+        int diff = store_version_cmp(j->src[k], j->dst[k]);
+        j->same[k] = diff == 0 || (diff < 0 && MUTANT(OWNER_KEEP_HIGHER));
         j->left += !j->same[k];
     }
     memset(j->copy, 0, sizeof j->copy);
@@ -228,7 +229,7 @@ static void send_copy(struct owner *o, struct join_copy *c, struct iobuf *data, 
     c->state = C_SEND;
     c->tag = new_tag(o);
     c->sent_ms = o->now;
-    struct repl_msg msg = {.kind = REPL_COPY, .tag = c->tag, .chunk = c->chunk, .version = j->src[c->chunk - j->first],
+    struct repl_msg msg = {.kind = REPL_COPY, .tag = c->tag, .seq = ++o->m[j->m].copies, .chunk = c->chunk, .version = j->src[c->chunk - j->first],
                            .zero = !data, .data = data, .data_off = data_off, .crc = crc,
                            .offset = c->chunk * STORE_CHUNK, .length = STORE_CHUNK};
     member_send(o, j->m, &msg);
@@ -238,7 +239,7 @@ static void advance_copy(struct owner *o, struct join_copy *c)
 {
     struct join *j = &o->join;
     if (c->state == C_LOCK) {
-        if (write_in_flight(o, c->chunk * STORE_CHUNK, STORE_CHUNK) && !(o->conf.test_bugs & OWNER_BUG_COPY_UNLOCKED))
+        if (write_in_flight(o, c->chunk * STORE_CHUNK, STORE_CHUNK) && !MUTANT(OWNER_COPY_UNLOCKED))
             return;
         struct store_version v = j->src[c->chunk - j->first];
         if (!v.epoch) { /* never written in sync: the joiner holds a leftover */
@@ -270,10 +271,8 @@ static void copy_answer(struct owner *o, struct join_copy *c, const struct repl_
         if (a->status) { /* E_CORRUPT: another member has the same bytes (rule 5) */
             c->bad |= bit(c->source);
             c->source = -1;
-            if (!(isr_mask(o) & ~(unsigned)c->bad)) {
-                o->corrupt = true;
+            if (!(isr_mask(o) & ~(unsigned)c->bad))
                 join_abort(o, "no member can read a chunk");
-            }
             return;
         }
         bool zero = !a->data || all_zero(a->data->data + a->data_off, STORE_CHUNK);
@@ -336,7 +335,7 @@ static void pump_compare(struct owner *o)
 {
     struct join *j = &o->join;
     if (j->state == J_LOCK) {
-        if (write_in_flight(o, j->first * STORE_CHUNK, (uint64_t)j->count * STORE_CHUNK))
+        if (write_in_flight(o, j->first * STORE_CHUNK, (uint64_t)j->count * STORE_CHUNK) && !MUTANT(OWNER_JOIN_NO_QUIET))
             return;
         j->state = J_COMPARE;
         memset(j->copy, 0, sizeof j->copy);

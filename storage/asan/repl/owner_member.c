@@ -37,6 +37,7 @@ void member_want(struct owner *o, int i)
         return;
     m->state = M_FENCE;
     m->session = ++o->next_session;
+    m->copies = 0;
     m->fence_tag = new_tag(o);
     m->ctl_ms = o->now;
     struct repl_msg msg = {.kind = REPL_FENCE, .tag = m->fence_tag, .shard_bytes = o->conf.shard_bytes,
@@ -89,6 +90,8 @@ static void fenced(struct owner *o, int i, const struct repl_answer *a)
     }
     m->state = M_LIVE;
     m->fence_tag = m->ctl_ms = 0;
+    uint64_t sent_to = m->chain;
+    (void)sent_to;
     m->chain = last;
     m->told_commit = -1;
     m->failing = m->broken = false;
@@ -96,7 +99,7 @@ static void fenced(struct owner *o, int i, const struct repl_answer *a)
     TAILQ_FOREACH (op, &o->writing, entry) {
         if (!(op->targets & bit(i)) || op->acked & bit(i))
             continue;
-        if (op->seq <= last) /* rule 4: it holds a prefix, so it has this one */
+        if (op->seq <= last || (MUTANT(OWNER_NO_RESEND) && op->seq <= sent_to)) /* rule 4: it holds a prefix, so it has this one */
             op->acked |= bit(i);
         else
             op_send_write(o, op, i);
@@ -216,7 +219,7 @@ static bool is_failing(const struct owner *o, int i)
 static void tell_commit(struct owner *o, int i)
 {
     struct member *m = &o->m[i];
-    if (o->state != OWNER_SERVING || m->state != M_LIVE || m->told_commit >= (int64_t)o->commit_seq || o->now - o->last_write_ms < 100)
+    if ((o->state != OWNER_SERVING && !MUTANT(OWNER_EARLY_MARK)) || m->state != M_LIVE || m->told_commit >= (int64_t)o->commit_seq || o->now - o->last_write_ms < 100)
         return;
     m->told_commit = (int64_t)o->commit_seq;
     struct repl_msg msg = {.kind = REPL_COMMIT, .commit_seq = o->commit_seq};

@@ -57,7 +57,7 @@ void ops_joined(struct owner *o, int i)
     struct owner_op *op;
     TAILQ_FOREACH (op, &o->writing, entry)
         if (!(op->targets & bit(i))) {
-            assert(settled(o, op) || o->conf.test_bugs);
+            assert(settled(o, op) || MUTATED);
             op->targets |= bit(i);
             op->acked |= bit(i);
         }
@@ -116,6 +116,11 @@ static void start_repair(struct owner *o, const struct owner_op *read)
     r->bad = read->bad;
     r->source = -1;
     r->phase = PH_WAITING;
+    if (MUTANT(OWNER_REPAIR_RACES)) {
+        TAILQ_INSERT_TAIL(&o->reading, r, entry);
+        op_start_read(o, r);
+        return;
+    }
     TAILQ_INSERT_HEAD(&o->waiting, r, entry);
 }
 
@@ -130,7 +135,7 @@ void op_answer_read(struct owner *o, struct owner_op *op, int i, const struct re
         return;
     }
     if (!rewrites(o, op)) {
-        if (!o->lease)
+        if (!o->lease && !MUTANT(OWNER_READ_NO_LEASE))
             return; /* it may have been read after the lease ended, when another owner could write: read again */
         TAILQ_REMOVE(&o->reading, op, entry);
         op->data = a->data ? iobuf_ref(a->data) : NULL;
@@ -158,7 +163,7 @@ void op_send_write(struct owner *o, struct owner_op *op, int i)
     struct repl_msg msg = {.kind = REPL_WRITE, .tag = op->tag, .seq = op->seq, .prev_seq = m->chain, .offset = op->offset,
                            .length = op->length, .zero = op->zero, .crc = op->crc, .data = op->zero ? NULL : op->data,
                            .data_off = op->data_off, .use_reserve = m->full || internal(o, op)};
-    if (o->state == OWNER_SERVING && o->commit_seq) {
+    if ((o->state == OWNER_SERVING || MUTANT(OWNER_EARLY_MARK)) && o->commit_seq) {
         msg.commit_seq = o->commit_seq;
         m->told_commit = (int64_t)o->commit_seq;
     }
@@ -202,9 +207,9 @@ static void start_write(struct owner *o, struct owner_op *op, unsigned targets)
 
 static bool write_complete(const struct owner *o, const struct owner_op *op)
 {
-    if (o->conf.test_bugs & OWNER_BUG_EARLY_ACK)
+    if (MUTANT(OWNER_ACK_FIRST))
         return op->acked != 0;
-    if (o->conf.test_bugs & OWNER_BUG_ACK_BEFORE_TXN) {
+    if (MUTANT(OWNER_ACK_BEFORE_TXN)) {
         unsigned need = op->targets & required_mask(o);
         for (int i = 0; i < OWNER_MEMBERS_MAX; i++)
             if (o->m[i].failing)
@@ -213,10 +218,9 @@ static bool write_complete(const struct owner *o, const struct owner_op *op)
     }
     if (!settled(o, op))
         return false;
-    if (!rewrites(o, op) && isr_count(o) < o->min_isr)
+    if (!rewrites(o, op) && isr_count(o) < o->min_isr && !MUTANT(OWNER_MIN_IGNORED))
         return false; /* rule 2 */
-    if (!o->conf.test_bugs)
-        assert((op->acked & isr_mask(o)) == isr_mask(o)); /* rule 1 */
+    assert((op->acked & isr_mask(o)) == isr_mask(o) || MUTATED); /* rule 1 */
     return true;
 }
 
@@ -231,7 +235,7 @@ static void complete_writes(struct owner *o)
         o->bytes_in_flight -= op->length;
         finish(o, op, E_OK);
     }
-    if (o->state == OWNER_SERVING) {
+    if (o->state == OWNER_SERVING || MUTANT(OWNER_EARLY_MARK)) {
         op = TAILQ_FIRST(&o->writing);
         o->commit_seq = (op ? op->seq : o->next_seq) - 1;
     }
@@ -253,7 +257,7 @@ static bool conflict(const struct owner_op *a, const struct owner_op *b)
 static bool conflicts(const struct owner *o, const struct owner_op *op)
 {
     const struct owner_op *other;
-    if (o->conf.test_bugs & OWNER_BUG_NO_OVERLAP)
+    if (MUTANT(OWNER_NO_OVERLAP))
         return false;
     TAILQ_FOREACH (other, &o->writing, entry)
         if (conflict(op, other))
@@ -331,13 +335,16 @@ static void pump_reading(struct owner *o)
             unsigned targets;
             if (join_blocks(o, op) || write_targets(o, op, &targets) == JOIN_HOLD)
                 continue;
+            if (MUTANT(OWNER_REPLAY_MISSING) && o->state == OWNER_RECONCILING && targets & (targets - 1))
+                targets &= targets - 1; /* the first one was the source */
             TAILQ_REMOVE(&o->reading, op, entry);
             start_write(o, op, targets);
         } else if (op->source < 0) {
             unsigned isr = isr_mask(o);
             if (isr && (isr & ~(unsigned)op->bad) == 0) {
                 TAILQ_REMOVE(&o->reading, op, entry);
-                o->corrupt = true;
+                if (internal(o, op) && o->state == OWNER_RECONCILING)
+                    reconcile_unreadable(o, op);
                 finish(o, op, E_CORRUPT);
             } else if (rewrites(o, op) || o->lease) {
                 op_start_read(o, op);

@@ -7,10 +7,12 @@
 #ifndef COHORT_STORAGE_REPL_OWNER_PRIV_H
 #define COHORT_STORAGE_REPL_OWNER_PRIV_H
 
+#include "storage/asan/repl/mutant.h"
 #include "storage/asan/repl/owner.h"
 
 #define REWRITES 8          /* ranges rewritten at a time when reconciling */
 #define REWRITE_MAX (1u << 20)
+#define BLOCK 4096u         /* checksums on disk cover so much */
 #define JOIN_COPIES 4       /* chunks copied at a time */
 #define FULL_LATCH_MS 3000  /* an E_NOSPC counts until the database has had time to tell the same */
 #define SCAN_MAX 64         /* waiting operations looked at per step: bounds the work of overlap checks */
@@ -40,6 +42,7 @@ struct member {
     uint64_t session, fence_tag, ctl_tag; /* ctl: the tail or versions request that is out, 0 = none */
     uint64_t retry_ms, down_ms, not_live_ms, ctl_ms;
     uint64_t chain;         /* seq of the last write sent in this session */
+    uint64_t copies;        /* sent in this session */
     int64_t told_commit;    /* mark told in this session, -1 = none. Mark 0 settles what older epochs left behind. */
     bool tail_done;         /* its tail is among the ranges */
     struct store_version tail_after;
@@ -47,7 +50,7 @@ struct member {
     uint32_t join_failures;
 };
 
-struct range { uint64_t start, end; };
+struct range { uint64_t start, end; uint32_t unit; }; /* rewritten in pieces of at most `unit` */
 
 enum join_state { J_IDLE, J_FENCE, J_LOCK, J_COMPARE, J_COPY, J_BARRIER, J_ADD };
 
@@ -103,7 +106,8 @@ struct owner {
     size_t n_ranges, cap_ranges, range_at;
     uint64_t range_off;
     struct owner_op rewrite[REWRITES]; /* also repairs, when serving: one at a time, rewrite[0] */
-    bool corrupt;                      /* a range could not be read from anyone: retried, and said */
+    uint32_t rewrite_unit[REWRITES];
+    uint64_t lost_bytes;               /* no in-sync member could read them when they were to be reconciled */
 
     struct join join;
     bool join_paced;           /* join_credit counts */
@@ -158,6 +162,7 @@ void isr_resolved(struct owner *o);                    /* the database has told 
 void reconcile_pump(struct owner *o);
 void reconcile_tail(struct owner *o, int i, const struct repl_answer *a);
 void reconcile_reset(struct owner *o);
+void reconcile_unreadable(struct owner *o, const struct owner_op *op);
 
 /* owner_join.c */
 void join_pump(struct owner *o);

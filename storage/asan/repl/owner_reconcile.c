@@ -1,7 +1,11 @@
 /* Owner core: reconciling after a change of owner (rule 5). Members differ only where one of them holds a write that was
  * never acknowledged, and such writes are in the tails above the commit marks. The union of the tails' ranges is read
  * from one member (any one is right, see owner.h) and written to all under our epoch, so that no chunk keeps a version
- * that only some members have. Ranges may overlap and repeat: writing a range too many does no harm. */
+ * that only some members have. Ranges may overlap and repeat: writing a range too many does no harm.
+ *
+ * A piece that no in-sync member can read (damaged on all of them) is not skipped whole: all blocks of its chunks, then
+ * sectors, are tried one by one, so that only what is really gone stays as it is, and the chunk's version changes in any
+ * case: else a replica outside the set, with other bytes, could have an equal one. What is gone reads as E_CORRUPT. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +44,37 @@ static void merge_ranges(struct owner *o)
     o->n_ranges = n;
 }
 
+static void grow_ranges(struct owner *o)
+{
+    o->cap_ranges = o->cap_ranges ? o->cap_ranges * 2 : 64;
+    o->ranges = xrealloc(o->ranges, o->cap_ranges * sizeof *o->ranges);
+}
+
+void reconcile_unreadable(struct owner *o, const struct owner_op *op)
+{
+    uint64_t start = op->offset, end = op->offset + op->length;
+    uint32_t unit = o->rewrite_unit[op - o->rewrite];
+    if (MUTANT(OWNER_SKIP_UNREADABLE))
+        return;
+    if (o->conf.layered) { /* a chunk that is absent here must not begin in part, over what lies below */
+        o->lost_bytes += op->length;
+        return;
+    }
+    if (unit == REWRITE_MAX) {
+        start = start / STORE_CHUNK * STORE_CHUNK;
+        end = (end + STORE_CHUNK - 1) / STORE_CHUNK * STORE_CHUNK;
+        unit = BLOCK;
+    } else if (unit == BLOCK) {
+        unit = 512;
+    } else {
+        o->lost_bytes += op->length;
+        return;
+    }
+    if (o->n_ranges == o->cap_ranges)
+        grow_ranges(o);
+    o->ranges[o->n_ranges++] = (struct range){start, end, unit};
+}
+
 void reconcile_tail(struct owner *o, int i, const struct repl_answer *a)
 {
     struct member *m = &o->m[i];
@@ -54,12 +89,10 @@ void reconcile_tail(struct owner *o, int i, const struct repl_answer *a)
             continue; /* outside the shard: the wire decoder refuses it, so does this */
         if (o->n_ranges == o->cap_ranges) {
             merge_ranges(o);
-            if (o->n_ranges > o->cap_ranges / 2 || !o->cap_ranges) {
-                o->cap_ranges = o->cap_ranges ? o->cap_ranges * 2 : 64;
-                o->ranges = xrealloc(o->ranges, o->cap_ranges * sizeof *o->ranges);
-            }
+            if (o->n_ranges >= o->cap_ranges / 2)
+                grow_ranges(o);
         }
-        o->ranges[o->n_ranges++] = (struct range){r->offset, r->offset + r->length};
+        o->ranges[o->n_ranges++] = (struct range){r->offset, r->offset + r->length, REWRITE_MAX};
         m->tail_after = r->version;
     }
     if (!a->more || !a->n_tail)
@@ -73,6 +106,8 @@ static bool tails_complete(struct owner *o)
         struct member *m = &o->m[i];
         if (!m->isr || m->tail_done)
             continue;
+        if (MUTANT(OWNER_ONE_TAIL) && i != __builtin_ctz(isr_mask(o)))
+            continue;
         all = false;
         if (m->state != M_LIVE || m->ctl_tag)
             continue;
@@ -85,7 +120,7 @@ static bool tails_complete(struct owner *o)
 }
 
 /* Cuts the next piece off the ranges. */
-static bool next_piece(struct owner *o, uint64_t *ret_offset, uint32_t *ret_length)
+static bool next_piece(struct owner *o, uint64_t *ret_offset, uint32_t *ret_length, uint32_t *ret_unit)
 {
     if (o->range_at == o->n_ranges)
         return false;
@@ -94,8 +129,9 @@ static bool next_piece(struct owner *o, uint64_t *ret_offset, uint32_t *ret_leng
     uint64_t border = (start / o->conf.op_border + 1) * o->conf.op_border;
     if (end > border)
         end = border;
-    if (end - start > REWRITE_MAX) /* no chunk in two pieces: a member that lacks it must get it whole */
-        end = (start + REWRITE_MAX) / STORE_CHUNK * STORE_CHUNK;
+    if (end - start > r->unit) /* no chunk in two large pieces: a member that lacks it must get it whole */
+        end = r->unit < STORE_CHUNK ? start + r->unit : (start + r->unit) / STORE_CHUNK * STORE_CHUNK;
+    *ret_unit = r->unit;
     *ret_offset = start;
     *ret_length = (uint32_t)(end - start);
     o->range_off += end - start;
@@ -112,13 +148,13 @@ void reconcile_pump(struct owner *o)
         return;
     if (o->next_seq == 1 && o->range_at == 0 && o->range_off == 0)
         merge_ranges(o);
-    if (o->conf.test_bugs & OWNER_BUG_NO_RECONCILE)
+    if (MUTANT(OWNER_NO_RECONCILE))
         o->range_at = o->n_ranges;
     for (int k = 0; k < REWRITES; k++) {
         struct owner_op *op = &o->rewrite[k];
         uint64_t offset;
         uint32_t length;
-        if (op->phase != PH_IDLE || !next_piece(o, &offset, &length))
+        if (op->phase != PH_IDLE || !next_piece(o, &offset, &length, &o->rewrite_unit[k]))
             continue;
         memset(op, 0, sizeof *op);
         op->kind = OWNER_WRITE;

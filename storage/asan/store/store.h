@@ -19,7 +19,9 @@
 #include "base/err.h"
 #include "base/id.h"
 
+#ifndef STORE_CHUNK                 /* the simulator has smaller ones */
 #define STORE_CHUNK (64u << 10)     /* unit of versions and of resync; records never cross a chunk border on disk */
+#endif
 #define STORE_EXTENT (256u << 10)   /* unit of allocation on the capacity device */
 #define STORE_WRITE_MAX (4u << 20)
 
