@@ -20,4 +20,11 @@ if(TARGET c_proto AND TARGET c_cluster)
   cohort_unit_test(repl_place LIBS c_engine)
   cohort_unit_test(repl_engine LIBS c_engine TIMEOUT 300)
   cohort_unit_test(repl_snapshot LIBS c_engine TIMEOUT 300)
+
+  # bench/vhost.py: an engine in a process of its own, and the guest's init.
+  add_executable(cohort-bench-node ${CMAKE_SOURCE_DIR}/bench/vhost_node.c)
+  target_link_libraries(cohort-bench-node PRIVATE c_engine)
+  add_executable(bench-guest ${CMAKE_SOURCE_DIR}/bench/vhost_guest.c)
+  target_compile_options(bench-guest PRIVATE -Wall -Wextra -Werror -O2)
+  target_link_options(bench-guest PRIVATE -static)
 endif()
