@@ -62,7 +62,7 @@ static int read_storage_address(const json_t *value, int i, const char *address,
 static int read_conf(const json_t *obj, struct conf *c, struct err *e)
 {
     const char *name = NULL, *address = NULL, *state = "/var/lib/cohort", *run = "/run/cohort", *uplink = "";
-    int64_t control = 7700, storage = 7701, migrate = 7702, api = 7443, journal = 0, cache = -1, election = 1000;
+    int64_t control = 7700, storage = 7701, migrate = 7702, api = 7443, journal = 0, cache = -1, election = 1000, nbd = 0;
     json_t *disks = NULL, *links = NULL;
     const struct jin_field f[] = {
         {"node_name", JIN_STR, true, &name, 1, 63},
@@ -75,6 +75,7 @@ static int read_conf(const json_t *obj, struct conf *c, struct err *e)
         {"storage_port", JIN_INT, false, &storage, 1, 65535},
         {"migrate_port", JIN_INT, false, &migrate, 1, 65000},
         {"api_port", JIN_INT, false, &api, 1, 65535},
+        {"nbd_port", JIN_INT, false, &nbd, 0, 65535},
         {"journal_bytes", JIN_INT, false, &journal, 16ll << 20, 1ll << 40},
         {"cache_bytes", JIN_INT, false, &cache, 0, INT64_MAX},
         {"election_ms", JIN_INT, false, &election, 300, 10000},
@@ -101,6 +102,7 @@ static int read_conf(const json_t *obj, struct conf *c, struct err *e)
     c->storage_port = (uint16_t)storage;
     c->migrate_port = (uint16_t)migrate;
     c->api_port = (uint16_t)api;
+    c->nbd_port = (uint16_t)nbd;
     c->journal_bytes = journal;
     c->cache_bytes = cache;
     c->election_ms = (int)election;

@@ -31,6 +31,7 @@ struct conf { /* /etc/cohort/cohortd.json; conf.c checks every field and names w
     char *state_dir, *run_dir;
     char *uplink;                   /* interface that carries the overlay; "" = leave the host's network alone */
     uint16_t control_port, storage_port, migrate_port, api_port;
+    uint16_t nbd_port;              /* NBD over TLS at `address` for holders of a certificate of the cluster; 0 = none */
     int64_t journal_bytes, cache_bytes; /* per disk; 0 = by the devices (asan.h); cache: -1 = by the devices, 0 = none */
     int election_ms;                /* RAFT election timer at cluster creation */
     int n_disks;

@@ -103,6 +103,31 @@ qemu-io -f raw -c "write -P 1 0 1M" -c "write -z 64k 64k" -c "write -z -u 256k 6
 echo "qemu-io: ok"
 stop
 
+# TLS over TCP: a certificate of the CA gets in, another one or none does not.
+mkdir "$DIR/pki" "$DIR/other"
+make_ca() { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=ca -keyout "$1/ca-key.pem" -out "$1/ca-cert.pem" 2>/dev/null; }
+make_cert() { # DIR NAME
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=$2" -addext subjectAltName=IP:127.0.0.1 \
+        -keyout "$1/$2-key.pem" -out "$1/$2.csr" 2>/dev/null
+    openssl x509 -req -in "$1/$2.csr" -CA "$1/ca-cert.pem" -CAkey "$1/ca-key.pem" -days 2 -copy_extensions copy -out "$1/$2-cert.pem" 2>/dev/null
+}
+for d in pki other; do make_ca "$DIR/$d"; make_cert "$DIR/$d" server; make_cert "$DIR/$d" client; done
+start --tcp --tls "$DIR/pki"
+PORT=$(sed -n 's/^ready \([0-9]*\)$/\1/p' "$DIR/server.log")
+TLS="nbds://127.0.0.1:$PORT/vol?tls-certificates=$DIR/pki"
+[ "$(nbdinfo --size "$TLS")" = $((64 << 20)) ] || fail "size over TLS"
+nbdcopy "$DIR/src" "$TLS" && nbdcopy --connections=2 "$TLS" "$DIR/out" && cmp "$DIR/src" "$DIR/out" || fail "nbdcopy over TLS"
+nbdinfo --map "$TLS" | grep -q hole,zero || fail "map over TLS"
+qemu-img compare --object "tls-creds-x509,id=t,endpoint=client,dir=$DIR/pki" --image-opts \
+    "driver=nbd,host=127.0.0.1,port=$PORT,export=vol,tls-creds=t" "driver=raw,file.driver=file,file.filename=$DIR/src" >/dev/null || fail "qemu over TLS"
+! nbdinfo "nbd://127.0.0.1:$PORT/vol" 2>/dev/null || fail "a client without TLS got in"
+! nbdinfo --list "nbd://127.0.0.1:$PORT" 2>/dev/null | grep -q vol || fail "names told without TLS"
+mkdir "$DIR/bad" && cp "$DIR/other"/client* "$DIR/bad" && cp "$DIR/pki/ca-cert.pem" "$DIR/bad"
+! nbdinfo --size "nbds://127.0.0.1:$PORT/vol?tls-certificates=$DIR/bad" 2>/dev/null || fail "a certificate of another CA got in"
+[ "$(nbdinfo --size "$TLS")" = $((64 << 20)) ] || fail "size over TLS after refusals"
+echo "TLS: ok"
+stop
+
 start --nbd "$DIR/s" --delay 1
 # Not randrw with several loops: fio 3.33 then compares against headers of another loop, on a local file too.
 for mode in "--rw=randwrite --loops=5" "--rw=randrw"; do

@@ -2,6 +2,7 @@
  * with real peers. It may be killed and started again at any moment: the content stays in the file.
  *
  * cohort-front-test --file F --size BYTES [--vhost SOCKET] [--nbd SOCKET] [--tcp] [--delay MS] [--queues N] [--read-only]
+ *     [--tls DIR (ca-cert.pem, server-cert.pem, server-key.pem)]
  * Prints "ready" (with --tcp: "ready PORT"). SIGUSR1 parks the volume, SIGUSR2 resumes it, SIGTERM ends in good order. */
 #include <errno.h>
 #include <fcntl.h>
@@ -96,11 +97,12 @@ int main(int argc, char **argv)
 {
     static const struct option longopts[] = {{"file", 1, 0, 'f'},  {"size", 1, 0, 's'},   {"vhost", 1, 0, 'v'},
                                              {"nbd", 1, 0, 'n'},   {"tcp", 0, 0, 't'},    {"delay", 1, 0, 'd'},
-                                             {"queues", 1, 0, 'q'}, {"read-only", 0, 0, 'r'}, {0}};
+                                             {"queues", 1, 0, 'q'}, {"read-only", 0, 0, 'r'}, {"tls", 1, 0, 'T'}, {0}};
     const char *file = NULL, *vhost_path = NULL;
     struct nbd_conf nc = {0};
     struct vhost_conf vc = {.serial = "cohort-front-test"};
     uint64_t size = 0, delay = 0;
+    char ca[300], cert[300], key[300];
     bool read_only = false;
     struct err e;
     int o;
@@ -114,6 +116,12 @@ int main(int argc, char **argv)
         case 'd': delay = strtoull(optarg, NULL, 0); break;
         case 'q': vc.queues = (unsigned)atoi(optarg); break;
         case 'r': read_only = true; break;
+        case 'T':
+            snprintf(ca, sizeof ca, "%s/ca-cert.pem", optarg);
+            snprintf(cert, sizeof cert, "%s/server-cert.pem", optarg);
+            snprintf(key, sizeof key, "%s/server-key.pem", optarg);
+            nc.tls_ca = ca, nc.tls_cert = cert, nc.tls_key = key;
+            break;
         default: return 2;
         }
     }

@@ -305,9 +305,9 @@ static int open_all(struct asan *a, const struct asan_conf *c, struct err *e)
             err_wrap(e, "storage link");
             return rc;
         }
-    rc = front_open(a, c->nbd_socket, e);
+    rc = front_open(a, c, e);
     if (rc) {
-        err_wrap(e, "NBD socket");
+        err_wrap(e, "NBD");
         return rc;
     }
     disks_open(a);

@@ -39,7 +39,8 @@ struct asan_conf { /* copied */
     uint16_t port;             /* storage port; 0 = any (tests), see asan_port() */
     struct asan_disk_conf disks[ASAN_DISKS_MAX];
     int n_disks;
-    const char *nbd_socket;    /* NULL = none */
+    const char *nbd_socket;    /* for root; NULL = none */
+    uint16_t nbd_port;         /* NBD over TLS at listen_address, with a certificate of the cluster; 0 = none */
     uint64_t journal_bytes;    /* per disk, when it is formatted; 0 = by the devices (store/tier.h) */
     uint64_t cache_bytes;      /* read cache per disk; 0 = none, ASAN_BY_DEVICE */
 };

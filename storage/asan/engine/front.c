@@ -233,11 +233,18 @@ static void nbd_list(void *arg, struct nbd_list *l)
     }
 }
 
-int front_open(struct asan *a, const char *nbd_socket, struct err *e)
+int front_open(struct asan *a, const struct asan_conf *c, struct err *e)
 {
-    struct nbd_conf conf = {.unix_path = nbd_socket};
+    struct nbd_conf conf = {.unix_path = c->nbd_socket};
+    if (c->nbd_port) {
+        conf.tcp_addr = c->listen_address;
+        conf.tcp_port = c->nbd_port;
+        conf.tls_ca = c->tls.ca_pem;
+        conf.tls_cert = c->tls.cert_pem;
+        conf.tls_key = c->tls.key_pem;
+    }
     struct nbd_exports exports = {nbd_find, nbd_release, nbd_list, a};
-    return nbd_socket ? nbd_server_open(&a->loop, &conf, &exports, &a->nbd, e) : 0;
+    return conf.unix_path || conf.tcp_addr ? nbd_server_open(&a->loop, &conf, &exports, &a->nbd, e) : 0;
 }
 
 /* ---- the volume goes, everything stops ---- */

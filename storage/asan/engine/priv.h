@@ -442,7 +442,7 @@ char *dump_json(struct asan *a);
 
 /* front.c */
 struct vhost;
-int front_open(struct asan *a, const char *nbd_socket, struct err *e);
+int front_open(struct asan *a, const struct asan_conf *c, struct err *e);
 bool front_wait_volume(struct asan *a, const char *volume_id, struct mail *m);
 int front_vhost_serve(struct asan *a, const char *volume_id, const char *path, struct err *e);
 void front_vhost_unserve(struct asan *a, const char *path, void (*done)(void *arg), void *arg);

@@ -6,7 +6,9 @@
  * consistent volume (CAN_MULTI_CONN). Replies come in order of completion. Requests are multiples of 512 bytes: others get
  * EINVAL, as the advertised minimum block size says. Per connection at most NBD_REQS_MAX requests and NBD_BYTES_MAX
  * bytes are held; beyond that we stop reading from it.
- * No encryption: a TCP listener belongs on loopback or a trusted network. */
+ * Authorization: the unix socket is for root. TCP with the TLS files set tells nothing, not even names, before STARTTLS with
+ * a client certificate of that CA; without them it has no encryption and belongs on loopback (tests).
+ * Resize: a client sees a volume's new size when it connects again. */
 #ifndef COHORT_FRONT_NBD_H
 #define COHORT_FRONT_NBD_H
 
@@ -42,6 +44,7 @@ struct nbd_conf {
     const char *unix_path; /* NULL = none; a stale file is replaced */
     const char *tcp_addr;  /* numeric IPv4 or IPv6; NULL = none */
     uint16_t tcp_port;     /* 0 = the kernel chooses: nbd_server_port() */
+    const char *tls_ca, *tls_cert, *tls_key; /* PEM files: TCP then needs STARTTLS and a certificate of that CA; or all NULL */
     unsigned conns_max;    /* 0 = 64 */
 };
 

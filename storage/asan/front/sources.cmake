@@ -7,6 +7,7 @@ add_library(c_front STATIC
   ${CMAKE_CURRENT_LIST_DIR}/nbd/conn.c
   ${CMAKE_CURRENT_LIST_DIR}/nbd/handshake.c
   ${CMAKE_CURRENT_LIST_DIR}/nbd/meta.c
+  ${CMAKE_CURRENT_LIST_DIR}/nbd/tls.c
   ${CMAKE_CURRENT_LIST_DIR}/nbd/transmit.c
   ${CMAKE_CURRENT_LIST_DIR}/nbd/server.c
   ${CMAKE_CURRENT_LIST_DIR}/vhost/msg.c
@@ -16,7 +17,7 @@ add_library(c_front STATIC
   ${CMAKE_CURRENT_LIST_DIR}/vhost/queue.c
   ${CMAKE_CURRENT_LIST_DIR}/vhost/session.c
   ${CMAKE_CURRENT_LIST_DIR}/vhost/server.c)
-target_link_libraries(c_front PUBLIC cohort_flags c_base PkgConfig::UV)
+target_link_libraries(c_front PUBLIC cohort_flags c_base PkgConfig::UV OpenSSL::SSL OpenSSL::Crypto)
 target_link_libraries(c_volume PUBLIC c_front)
 
 add_executable(cohort-front-test ${CMAKE_SOURCE_DIR}/tests/integration/test_front_server.c)

@@ -22,7 +22,9 @@ static const struct sm_conf states[] = {
 static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *b)
 {
     struct nbd_conn *c = h->data;
-    if (c->filling) { /* payload goes straight to where the volume takes it from */
+    if (c->ssl) {
+        *b = uv_buf_init((char *)c->cipher, NBD_RBUF_BYTES);
+    } else if (c->filling) { /* payload goes straight to where the volume takes it from */
         *b = uv_buf_init((char *)c->filling->data->data + c->filled, c->filling->length - c->filled);
     } else {
         memmove(c->rbuf, c->rbuf + c->rpos, c->rlen);
@@ -40,11 +42,47 @@ static void on_read(uv_stream_t *h, ssize_t n, const uv_buf_t *b)
         nbd_conn_close(c);
         return;
     }
-    if (c->filling)
+    if (c->ssl) {
+        if (!nbd_tls_input(c, (size_t)n)) {
+            nbd_conn_close(c);
+            return;
+        }
+    } else if (c->filling) {
         nbd_filled(c, (size_t)n);
-    else
+    } else {
         c->rlen += (size_t)n;
+    }
     nbd_conn_process(c);
+}
+
+/* May more input be taken? Not while waiting for a lookup, at our limits, or with a full buffer. */
+static bool wants_input(const struct nbd_conn *c)
+{
+    return c->sm.state != NBD_CLOSED &&
+           (c->filling || (c->rlen < sizeof c->rbuf && c->sm.state != NBD_LOOKUP && c->sm.state != NBD_ENDING &&
+                           c->reqs < NBD_REQS_MAX && c->held < NBD_BYTES_MAX));
+}
+
+/* Moves clear text from TLS to where on_read() puts it without; false when there is none. */
+static bool fill_from_tls(struct nbd_conn *c)
+{
+    int n;
+    if (!c->ssl || !wants_input(c))
+        return false;
+    if (c->filling) {
+        n = nbd_tls_read(c, c->filling->data->data + c->filled, c->filling->length - c->filled);
+    } else {
+        memmove(c->rbuf, c->rbuf + c->rpos, c->rlen);
+        c->rpos = 0;
+        n = nbd_tls_read(c, c->rbuf + c->rlen, sizeof c->rbuf - c->rlen);
+    }
+    if (n > 0 && c->filling)
+        nbd_filled(c, (size_t)n);
+    else if (n > 0)
+        c->rlen += (size_t)n;
+    else if (n < 0)
+        nbd_conn_close(c);
+    return n > 0;
 }
 
 void nbd_conn_consume(struct nbd_conn *c, size_t bytes)
@@ -80,16 +118,16 @@ void nbd_conn_process(struct nbd_conn *c)
     if (c->processing) /* an answer that came inside the step above us */
         return;
     c->processing = true;
-    while (step(c)) {
-    }
+    do {
+        while (step(c)) {
+        }
+    } while (fill_from_tls(c));
     c->processing = false;
     if (c->sm.state == NBD_CLOSED) {
         nbd_conn_check_freed(c);
         return;
     }
-    /* Nothing taken from a full buffer: held back by our limits, or waiting for a lookup. */
-    bool want = c->filling || (c->rlen < sizeof c->rbuf && c->sm.state != NBD_LOOKUP && c->sm.state != NBD_ENDING &&
-                               c->reqs < NBD_REQS_MAX && c->held < NBD_BYTES_MAX);
+    bool want = wants_input(c);
     if (want != c->reading) {
         c->reading = want;
         if (want)
@@ -111,11 +149,9 @@ static void on_sent(uv_write_t *w, int status)
     free(w->data);
 }
 
-void nbd_conn_send(struct nbd_conn *c, const void *data, size_t len)
+static void send_raw(struct nbd_conn *c, const void *data, size_t len)
 {
-    if (c->sm.state == NBD_CLOSED)
-        return;
-    struct sent *s = xmalloc(sizeof *s + len);
+struct sent *s = xmalloc(sizeof *s + len);
     memcpy(s->data, data, len);
     s->w.data = s;
     uv_buf_t b = uv_buf_init(s->data, (unsigned)len);
@@ -125,6 +161,27 @@ void nbd_conn_send(struct nbd_conn *c, const void *data, size_t len)
     } else if (uv_stream_get_write_queue_size(&c->h.stream) > OUT_MAX) {
         nbd_conn_close(c);
     }
+}
+
+void nbd_conn_flush_tls(struct nbd_conn *c)
+{
+    size_t len;
+    char *out = nbd_tls_output(c, &len);
+    if (out)
+        send_raw(c, out, len);
+    free(out);
+}
+
+void nbd_conn_send(struct nbd_conn *c, const void *data, size_t len)
+{
+    if (c->sm.state == NBD_CLOSED)
+        return;
+    if (!c->ssl)
+        send_raw(c, data, len);
+    else if (nbd_tls_encrypt(c, data, len))
+        nbd_conn_flush_tls(c);
+    else
+        nbd_conn_close(c);
 }
 
 /* --- life --- */
@@ -162,6 +219,7 @@ static void conn_start(struct nbd_conn *c)
 int nbd_conn_accept(struct nbd_server *srv, uv_stream_t *listener, bool tcp)
 {
     struct nbd_conn *c = conn_new(srv);
+    c->tcp = tcp;
     if (tcp)
         uv_tcp_init(srv->loop, &c->h.tcp);
     else
@@ -224,6 +282,7 @@ void nbd_conn_check_freed(struct nbd_conn *c)
     if (c->vol)
         srv->exports.release(srv->exports.arg, c->vol);
     nbd_free_pool(c);
+    nbd_tls_free(c);
     free(c->meta_export);
     LIST_REMOVE(c, entry);
     srv->conns--;

@@ -26,6 +26,7 @@ struct nbd_req { /* a request in flight, from its header to its written reply */
     struct front_io io;
     uv_write_t write;
     struct nbd_conn *c;
+    char *cipher;        /* with TLS: the reply as it is sent */
     struct iobuf *data;  /* payload; NULL if the command has none */
     struct iovec iov;
     uint64_t handle, offset;
@@ -51,6 +52,9 @@ struct nbd_conn {
     int handles;
     struct sm sm;
     bool no_zeroes, structured, reading, processing;
+    bool tcp;          /* options but STARTTLS wait for TLS if the server has it */
+    struct ssl_st *ssl; /* NULL: plain */
+    uint8_t *cipher;   /* with TLS: NBD_RBUF_BYTES as they came from the socket */
     struct vol *vol;  /* NULL until an export is chosen */
     uint32_t contexts; /* metadata contexts chosen, a bit each (meta.c) */
     char *meta_export; /* the export they were chosen for */
@@ -93,6 +97,7 @@ struct nbd_server {
     struct nbd_listener *unix_listener, *tcp_listener; /* NULL = none */
     char *unix_path;
     struct sock_file unix_file;
+    struct ssl_ctx_st *tls; /* NULL = none */
     unsigned conns, conns_max, lookups, handles;
     LIST_HEAD(, nbd_conn) conn;
     bool closing;
@@ -115,6 +120,20 @@ void nbd_conn_consume(struct nbd_conn *c, size_t bytes); /* drops from the front
 void nbd_conn_check_freed(struct nbd_conn *c);
 /* Queues a copy of `len` bytes; closes the connection if the client does not read its replies. */
 void nbd_conn_send(struct nbd_conn *c, const void *data, size_t len);
+
+/* Sends what TLS has to say. */
+void nbd_conn_flush_tls(struct nbd_conn *c);
+
+/* tls.c */
+MUST_CHECK int nbd_tls_open(const struct nbd_conf *conf, struct ssl_ctx_st **ret_ctx, struct err *e);
+void nbd_tls_close(struct ssl_ctx_st *ctx); /* NULL is fine */
+void nbd_tls_start(struct nbd_conn *c);
+void nbd_tls_free(struct nbd_conn *c);
+MUST_CHECK bool nbd_tls_input(struct nbd_conn *c, size_t n); /* n bytes of c->cipher came from the socket */
+/* Up to `room` bytes of clear text; 0: needs more input; -1: the client broke TLS or has no certificate of ours. */
+MUST_CHECK int nbd_tls_read(struct nbd_conn *c, void *to, size_t room);
+MUST_CHECK bool nbd_tls_encrypt(struct nbd_conn *c, const void *data, size_t len);
+char *nbd_tls_output(struct nbd_conn *c, size_t *ret_len); /* what to put on the socket; the caller frees; NULL: nothing */
 
 /* handshake.c: each takes one message from rbuf. True: go on; false: needs more input, or another state now. */
 bool nbd_take_flags(struct nbd_conn *c);

@@ -46,7 +46,8 @@ void nbd_reply(struct nbd_conn *c, uint32_t opt, uint32_t type, const void *data
 
 static void reply_error(struct nbd_conn *c, uint32_t opt, uint32_t type, const char *msg)
 {
-    nbd_reply(c, opt, type, msg, (uint32_t)strnlen(msg, NBD_NAME_MAX));
+    size_t n = strlen(msg);
+    nbd_reply(c, opt, type, msg, n < NBD_NAME_MAX ? (uint32_t)n : NBD_NAME_MAX);
 }
 
 /* --- list --- */
@@ -228,8 +229,45 @@ static void opt_meta(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint
         look_up(c, opt, name, name_len, false, contexts);
 }
 
+/* What came in clear text after the request would be taken for the client's: a man in the middle's chance. What was
+ * negotiated before counts no more. */
+static void opt_starttls(struct nbd_conn *c, uint32_t len)
+{
+    if (len || c->ssl) {
+        reply_error(c, NBD_OPT_STARTTLS, NBD_REP_ERR_INVALID, len ? "NBD_OPT_STARTTLS takes no data" : "this is TLS already");
+    } else if (!c->srv->tls || !c->tcp) {
+        reply_error(c, NBD_OPT_STARTTLS, c->srv->tls ? NBD_REP_ERR_POLICY : NBD_REP_ERR_UNSUP, "no TLS here");
+    } else if (c->rlen) {
+        log_info("client cut off: data behind NBD_OPT_STARTTLS");
+        nbd_conn_close(c);
+    } else {
+        nbd_reply(c, NBD_OPT_STARTTLS, NBD_REP_ACK, NULL, 0);
+        if (c->sm.state == NBD_CLOSED)
+            return;
+        c->structured = false;
+        c->contexts = 0;
+        free(c->meta_export);
+        c->meta_export = NULL;
+        nbd_tls_start(c);
+    }
+}
+
+/* Over TCP nothing is told before the client has shown its certificate. */
+static bool refuse_plain(struct nbd_conn *c, uint32_t opt)
+{
+    if (!c->srv->tls || !c->tcp || c->ssl || opt == NBD_OPT_STARTTLS || opt == NBD_OPT_ABORT)
+        return false;
+    if (opt == NBD_OPT_EXPORT_NAME)
+        nbd_conn_close(c);
+    else
+        reply_error(c, opt, NBD_REP_ERR_TLS_REQD, "TLS with a certificate of this cluster is needed");
+    return true;
+}
+
 static void take(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint32_t len)
 {
+    if (refuse_plain(c, opt))
+        return;
     switch (opt) {
     case NBD_OPT_EXPORT_NAME:
         if (nbd_name_ok(data, len))
@@ -257,7 +295,7 @@ static void take(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint32_t
         nbd_reply(c, opt, len ? NBD_REP_ERR_INVALID : NBD_REP_ACK, NULL, 0);
         break;
     case NBD_OPT_STARTTLS:
-        reply_error(c, opt, len ? NBD_REP_ERR_INVALID : NBD_REP_ERR_UNSUP, "this server has no TLS");
+        opt_starttls(c, len);
         break;
     default:
         reply_error(c, opt, NBD_REP_ERR_UNSUP, "option not supported");

@@ -25,6 +25,7 @@ void nbd_server_check_closed(struct nbd_server *srv)
     void (*closed)(void *) = srv->closed;
     void *arg = srv->closed_arg;
     free(srv->unix_path);
+    nbd_tls_close(srv->tls);
     free(srv);
     if (closed)
         closed(arg);
@@ -104,7 +105,9 @@ int nbd_server_open(struct uv_loop_s *loop, const struct nbd_conf *conf, const s
     struct nbd_server *srv = nbd_server_new(loop, exports);
     if (conf->conns_max)
         srv->conns_max = conf->conns_max;
-    int rc = conf->unix_path ? listen_unix(srv, conf->unix_path, e) : E_OK;
+    int rc = conf->tls_cert ? nbd_tls_open(conf, &srv->tls, e) : E_OK;
+    if (!rc && conf->unix_path)
+        rc = listen_unix(srv, conf->unix_path, e);
     if (!rc && conf->tcp_addr)
         rc = listen_tcp(srv, conf->tcp_addr, conf->tcp_port, e);
     if (rc) {

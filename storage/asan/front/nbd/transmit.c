@@ -31,6 +31,7 @@ static struct nbd_req *req_get(struct nbd_conn *c, uint32_t bytes)
         r = xmalloc(sizeof *r);
         r->data = iobuf_new(k >= 0 ? pool_bytes[k] : bytes);
     }
+    r->cipher = NULL;
     r->c = c;
     r->held = bytes;
     c->reqs++;
@@ -95,6 +96,8 @@ static void on_written(uv_write_t *w, int status)
 {
     struct nbd_req *r = container_of(w, struct nbd_req, write);
     struct nbd_conn *c = r->c;
+    free(r->cipher);
+    r->cipher = NULL;
     if (r->cmd == NBD_CMD_BLOCK_STATUS && r->contexts && !status && c->sm.state != NBD_CLOSED) {
         nbd_meta_start(r, on_io_done);
         return;
@@ -142,7 +145,17 @@ static void answer(struct nbd_req *r, uint32_t error)
     b[0] = uv_buf_init((char *)r->head, reply_head(r, error));
     if (r->cmd == NBD_CMD_READ && !error)
         b[n++] = uv_buf_init((char *)r->data->data, r->length);
-    if (uv_write(&r->write, &c->h.stream, b, n, on_written)) {
+    bool ok = true;
+    if (c->ssl) {
+        size_t len = 0;
+        for (unsigned i = 0; i < n; i++)
+            ok = ok && nbd_tls_encrypt(c, b[i].base, b[i].len);
+        r->cipher = nbd_tls_output(c, &len);
+        b[0] = uv_buf_init(r->cipher, (unsigned)len);
+        n = 1;
+    }
+    if (!ok || uv_write(&r->write, &c->h.stream, b, n, on_written)) {
+        free(r->cipher);
         req_put(r);
         nbd_conn_close(c);
     }
