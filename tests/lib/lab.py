@@ -34,6 +34,15 @@ NETWORK, CIDR = "guests", "198.18.1.0/24"
 MIB = 1 << 20
 
 
+# What a failure needs of each node besides Cohort's own logs.
+INSIDE = (
+    "tail -n 15 /run/cohort/*.log",
+    "tail -n 15 /run/cohort/vm/*/serial.log",
+    "ovn-sbctl --no-leader-only --db=unix:/run/cohort/db.sock --timeout=3 --columns=logical_port,chassis,requested_chassis,up list port_binding",
+    "ovs-vsctl --timeout=3 show",
+)
+
+
 class Failure(Exception):
     """A check did not hold."""
 
@@ -347,6 +356,9 @@ class TestLab:
             d = self.lab.node_dir(n)
             for path in (os.path.join(d, "init.log"), os.path.join(d, "log/cohort/cohortd.log")):
                 print(f"---- {path}\n{util.tail(path, 40)}", flush=True)
+            for what in INSIDE:
+                with contextlib.suppress(LabError):
+                    print(f"---- {n['name']}: {what}\n{self.exec(n['name'], 'sh', '-c', what + ' 2>&1 | tail -n 40', timeout=10, check_status=False)}", flush=True)
         with contextlib.suppress(Exception):
             for row in self.api("GET", "/events?limit=30"):
                 print(f"event {row['time_ms']} {row['severity']} {row['object']}: {row['message']}")
