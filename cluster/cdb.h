@@ -67,6 +67,13 @@ size_t cdb_count(const struct cdb_view *v, enum cdb_table t);
 const void *cdb_at(const struct cdb_view *v, enum cdb_table t, size_t i);         /* sorted by id */
 const void *cdb_get(const struct cdb_view *v, enum cdb_table t, const char *id);  /* NULL if absent */
 
+/* Rows of a table that differ between two views of one database (`was` NULL: an empty one), by id. `before` or `now` is NULL
+ * for a row that was made or deleted. Costs what changed and the chunks of the table, not its rows: views share the rest. */
+typedef void cdb_diff_fn(void *arg, const void *before, const void *now);
+void cdb_diff(const struct cdb_view *was, const struct cdb_view *is, enum cdb_table t, cdb_diff_fn *fn, void *arg);
+/* The table is certainly the same in both. */
+bool cdb_same(const struct cdb_view *was, const struct cdb_view *is, enum cdb_table t);
+
 /* Typed: cdb_node_get(v, id), cdb_node_at(v, i), cdb_node_count(v), … for every table. */
 #define X(T, s, n)                                                                                              \
     static inline const struct cdb_##s *cdb_##s##_get(const struct cdb_view *v, const char *id)                  \

@@ -185,6 +185,50 @@ int cdb_shard_in_sync_count(const struct cdb_view *v, const struct cdb_shard *s)
     return n;
 }
 
+/* ---- comparing ---- */
+
+struct cursor { const struct table *t; size_t chunk, row; };
+
+static const void *cursor_row(const struct cursor *c)
+{
+    return c->t && c->chunk < c->t->n_chunks ? c->t->c[c->chunk].chunk->rows[c->row] : NULL;
+}
+
+static void cursor_next(struct cursor *c)
+{
+    if (++c->row == c->t->c[c->chunk].chunk->n) {
+        c->row = 0;
+        c->chunk++;
+    }
+}
+
+bool cdb_same(const struct cdb_view *was, const struct cdb_view *is, enum cdb_table t)
+{
+    return was && was->t[t] == is->t[t];
+}
+
+void cdb_diff(const struct cdb_view *was, const struct cdb_view *is, enum cdb_table tb, cdb_diff_fn *fn, void *arg)
+{
+    struct cursor a = {was ? was->t[tb] : NULL, 0, 0}, b = {is->t[tb], 0, 0};
+    const void *x, *y;
+    if (a.t == b.t)
+        return;
+    while ((x = cursor_row(&a)), (y = cursor_row(&b)), x || y) {
+        if (x && y && !a.row && !b.row && a.t->c[a.chunk].chunk == b.t->c[b.chunk].chunk) {
+            a.chunk++;
+            b.chunk++;
+            continue;
+        }
+        int cmp = !x ? 1 : !y ? -1 : strcmp(row_id(x), row_id(y));
+        if (cmp <= 0)
+            cursor_next(&a);
+        if (cmp >= 0)
+            cursor_next(&b);
+        if (x != y)
+            fn(arg, cmp <= 0 ? x : NULL, cmp >= 0 ? y : NULL);
+    }
+}
+
 /* ---- editing ---- */
 
 struct change {

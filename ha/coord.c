@@ -208,6 +208,35 @@ static void rescue(struct out *o, uint64_t now_ms, const struct cdb_view *v)
         }
 }
 
+/* Guests of nodes in maintenance move to other nodes, one at a time, in the order of their ids; one for which there is no
+ * place, or whose migration failed, has its turn again in the next round. */
+static void evacuate(struct out *o, uint64_t now_ms, const struct cdb_view *v)
+{
+    struct { struct coord *c; uint64_t now_ms; const struct cdb_view *v; } x = {o->c, now_ms, v};
+    struct plan_usable usable = {node_heard, &x};
+    struct coord *c = o->c;
+    if (c->state != COORD_ACTING || now_ms < c->evacuate_ms)
+        return;
+    c->evacuate_ms = now_ms + COORD_EVACUATE_MS;
+    for (size_t i = 0; i < cdb_machine_count(v); i++)
+        if (cdb_machine_at(v, i)->migrate_to[0])
+            return;
+    for (size_t i = 0; i < cdb_machine_count(v); i++) {
+        const struct cdb_machine *m = cdb_machine_at(v, i);
+        const struct cdb_node *n = m->host[0] ? cdb_node_get(v, m->host) : NULL;
+        if (!n || !n->maintenance || strcmp(n->state, "up") || strcmp(m->desired, "running") || strcmp(m->state, "running") ||
+            strcmp(m->id, c->evacuated) <= 0)
+            continue;
+        const char *to = plan_host(v, m, &usable, m->host, NULL);
+        if (!to)
+            continue;
+        snprintf(c->evacuated, sizeof c->evacuated, "%s", m->id);
+        act(o, COORD_EVACUATE, m->id, to);
+        return;
+    }
+    c->evacuated[0] = 0;
+}
+
 /* One transaction of repairs at a time; the next look once its result is in the view. */
 static void repair(struct out *o, uint64_t now_ms, int64_t wall_ms, const struct cdb_view *v)
 {
@@ -254,6 +283,7 @@ int coord_step(struct coord *c, uint64_t now_ms, int64_t wall_ms, const struct c
         c->state = COORD_ACTING;
     judge_nodes(&o, now_ms, v);
     rescue(&o, now_ms, v);
+    evacuate(&o, now_ms, v);
     repair(&o, now_ms, wall_ms, v);
     return o.n;
 }

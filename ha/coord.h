@@ -24,6 +24,7 @@
 
 #define COORD_NODES_MAX 64
 #define COORD_ACTIONS_MAX 32
+#define COORD_EVACUATE_MS 2000 /* between guests; a round through all of them that moved none is repeated */
 #define COORD_REPAIR_MS 1000 /* copies are looked at this often */
 /* Guests being started on one node at a time; more wait, so that a dead node's forty do not all boot at once. */
 #define COORD_STARTS_PER_NODE 4
@@ -42,6 +43,7 @@ enum coord_action_kind {
     COORD_MARK_UP,      /* node */
     COORD_MOVE,         /* machine to node: its host is dead or it has none */
     COORD_REPAIR,       /* copies of shards: what repair_plan() says (repair.h) */
+    COORD_EVACUATE,     /* machine to node: live migration away from a node in maintenance */
     COORD_GIVE_UP,      /* machine whose policy is not to be restarted: stopped, with the reason */
 };
 
@@ -67,6 +69,8 @@ struct coord {
     uint64_t quorate_ms;       /* since when we hear a majority without a gap, 0 = we do not */
     int n_peers;
     struct coord_peer peer[COORD_NODES_MAX];
+    uint64_t evacuate_ms;      /* next guest away from a node in maintenance */
+    char evacuated[ID_LEN + 1]; /* the last one that was asked to go: one that could not go is not tried again and again */
     uint64_t repair_ms;        /* next look at the copies */
     int n_pending;             /* actions handed out whose result is not known */
     struct coord_action pending[COORD_ACTIONS_MAX];

@@ -137,6 +137,25 @@ static struct cdb_txn *give_up(const struct cdb_view *v, const struct coord_acti
     return t;
 }
 
+static struct cdb_txn *evacuate(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    const struct cdb_machine *m = cdb_machine_get(v, a->subject);
+    const struct cdb_node *to = cdb_node_get(v, a->to), *from = m ? cdb_node_get(v, m->host) : NULL;
+    char message[300], object[160];
+    if (!m || !to || !from || !from->maintenance || m->migrate_to[0] || strcmp(m->desired, "running"))
+        return NULL;
+    struct cdb_txn *t = begin(a);
+    cdb_txn_require_int(t, CDB_T_MACHINE, m->id, CDB_MACHINE_generation, m->generation);
+    cdb_txn_require_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_migrate_to, "");
+    cdb_txn_require_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_desired, "running");
+    cdb_txn_require_str(t, CDB_T_NODE, to->id, CDB_NODE_state, "up");
+    cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_migrate_to, to->id);
+    snprintf(object, sizeof object, "vm %s", m->name);
+    snprintf(message, sizeof message, "moves to node %s: node %s is in maintenance", to->name, from->name);
+    event(t, wall_ms, "info", object, message, self);
+    return t;
+}
+
 /* The same plan again, on the same view, in full; a line for people about the first of it. */
 static struct cdb_txn *repair(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
 {
@@ -171,6 +190,8 @@ struct cdb_txn *coord_txn(const struct cdb_view *v, const struct coord_action *a
         return move(v, a, wall_ms, self);
     case COORD_REPAIR:
         return repair(v, a, wall_ms, self);
+    case COORD_EVACUATE:
+        return evacuate(v, a, wall_ms, self);
     case COORD_GIVE_UP:
         return give_up(v, a, wall_ms, self);
     }

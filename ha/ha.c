@@ -159,7 +159,7 @@ static void on_txn(void *arg, int status, const struct err *e)
 
 static void run_action(struct ha *h, const struct coord_action *a)
 {
-    static const char *note[] = {"take office", "declare node dead", "node is up", "restart guest elsewhere", "repair copies",
+    static const char *note[] = {"take office", "declare node dead", "node is up", "restart guest elsewhere", "repair copies", "move guest away",
                                  "stop guest"};
     struct cdb_txn *t = coord_txn(view(h), a, clock_wall_ms(), h->conf.self);
     if (!t) {

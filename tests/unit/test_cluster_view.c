@@ -47,6 +47,39 @@ static void check_against_model(const struct cdb_view *v, const int64_t *model)
     assert_int_equal(cdb_event_count(v), n);
 }
 
+struct replay { int64_t *model; int calls; char last[16]; };
+
+static void replay_row(void *arg, const void *before, const void *now)
+{
+    struct replay *r = arg;
+    const struct cdb_event *was = before, *is = now;
+    const char *id = is ? is->id : was->id;
+    int i = atoi(id + 1);
+    assert_true(strcmp(id, r->last) > 0); /* in order, each once */
+    snprintf(r->last, sizeof r->last, "%s", id);
+    assert_int_equal(r->model[i], was ? was->time_ms : 0);
+    r->model[i] = is ? is->time_ms : 0;
+    r->calls++;
+}
+
+/* What was, changed by what cdb_diff() tells, is what is. */
+static void check_diff(const struct cdb_view *was, const int64_t *was_model, const struct cdb_view *is, const int64_t *is_model)
+{
+    static int64_t model[MODEL_N];
+    struct replay r = {.model = model};
+    memcpy(model, was_model, sizeof model);
+    cdb_diff(was, is, CDB_T_EVENT, replay_row, &r);
+    assert_memory_equal(model, is_model, sizeof model);
+    assert_true(r.calls == 0 || !cdb_same(was, is, CDB_T_EVENT));
+    assert_true(cdb_same(is, is, CDB_T_EVENT));
+    int calls = r.calls;
+    memset(model, 0, sizeof model);
+    r = (struct replay){.model = model};
+    cdb_diff(NULL, is, CDB_T_EVENT, replay_row, &r);
+    assert_memory_equal(model, is_model, sizeof model);
+    assert_true(calls <= 2 * MODEL_N);
+}
+
 /* Random batches of inserts, changes and deletes; every view must equal the model, and older views must not change. */
 static void test_random_edits(void **state)
 {
@@ -75,6 +108,8 @@ static void test_random_edits(void **state)
         check_against_model(v, model);
         if (round % 20 == 0) {
             check_against_model(old, old_model);
+            check_diff(old, old_model, v, model);
+            check_diff(v, model, old, old_model);
             cdb_view_unref(old);
             old = cdb_view_ref(v);
             memcpy(old_model, model, sizeof model);

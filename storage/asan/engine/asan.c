@@ -232,6 +232,7 @@ static void stop_connections(struct asan *a)
     peers_close(a);
     if (a->rpc)
         rpc_env_close(a->rpc);
+    view_forget(a);
     if (a->link)
         cdb_link_close(a->link);
     a->link = NULL;
@@ -381,6 +382,7 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     pthread_cond_init(&a->cond, NULL);
     TAILQ_INIT(&a->laters);
     TAILQ_INIT(&a->unknown);
+    TAILQ_INIT(&a->dirty);
     TAILQ_INIT(&a->throttled);
     TAILQ_INIT(&a->earlies);
     htab_init(&a->volumes);

@@ -75,6 +75,7 @@ struct gdisk {
     char id[ID_LEN + 1], node[ID_LEN + 1], name[64];
     uint64_t incarnation;
     bool exists, usable;         /* row there; disk and node up */
+    bool changed;                /* in the view that is being taken apart */
     bool full;
     struct ldisk *local;         /* on this node */
 };
@@ -200,6 +201,11 @@ struct volume { /* one per row of Volume */
     unsigned held;               /* snapshots being cut: nothing new goes to the cores */
     char *name;
     bool seen, gone, sealed, deleting;
+    bool dirty;                  /* on a->dirty: something of it changed in the view */
+    uint64_t dirty_shards;       /* which shards' rows or disks; bit = index */
+    uint64_t *disks;             /* numbers of disks that a shard of it has or had a replica on, as bits */
+    uint32_t n_disk_words;
+    TAILQ_ENTRY(volume) dirty_entry;
     uint64_t shard_bytes, epoch;
     int replicas;
     uint32_t n_shards;
@@ -280,6 +286,8 @@ struct asan {
     struct gdisk **gdisk;
     uint32_t n_gdisks;
     LIST_HEAD(, peer) peers;
+    const struct cdb_view *taken; /* the view that was taken apart last; our reference */
+    TAILQ_HEAD(, volume) dirty;  /* to be looked at */
     struct htab volumes, volumes_by_data;
     LIST_HEAD(, snap) snaps;
     struct reclaim *reclaim;     /* the layer being merged, NULL = none */
@@ -313,6 +321,7 @@ void view_barrier(struct asan *a);
 const struct cdb_view *view_of(struct asan *a);
 struct gdisk *gdisk_find(struct asan *a, const char *id);
 struct gdisk *gdisk_get(struct asan *a, const char *id); /* made if absent */
+void view_forget(struct asan *a);                        /* at the end */
 struct volume *volume_find(struct asan *a, const char *id);
 struct volume *volume_find_data(struct asan *a, const char *data);
 struct volume *volume_find_name(struct asan *a, const char *name);

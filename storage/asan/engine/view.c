@@ -88,8 +88,14 @@ struct volume *volume_find_name(struct asan *a, const char *name)
     return NULL;
 }
 
-static void take_disks(struct asan *a, const struct cdb_view *v)
+/* True if something of a disk changed that shards must know. */
+static bool take_disks(struct asan *a, const struct cdb_view *v)
 {
+    struct gdisk *was = xcalloc(a->n_gdisks + 1, sizeof *was);
+    uint32_t n_was = a->n_gdisks;
+    bool any = false;
+    for (uint32_t i = 0; i < n_was; i++)
+        was[i] = *a->gdisk[i];
     for (uint32_t i = 0; i < a->n_gdisks; i++)
         a->gdisk[i]->exists = a->gdisk[i]->usable = false;
     for (size_t i = 0; i < cdb_disk_count(v); i++) {
@@ -103,6 +109,15 @@ static void take_disks(struct asan *a, const struct cdb_view *v)
         g->full = d->full;
         g->usable = !strcmp(d->state, "up") && n && !strcmp(n->state, "up");
     }
+    for (uint32_t i = 0; i < a->n_gdisks; i++) {
+        struct gdisk *g = a->gdisk[i];
+        const struct gdisk *w = i < n_was ? &was[i] : NULL;
+        g->changed = !w || w->exists != g->exists || w->usable != g->usable || w->incarnation != g->incarnation || w->full != g->full ||
+                     strcmp(w->node, g->node);
+        any = any || g->changed;
+    }
+    free(was);
+    return any;
 }
 
 static bool owner_is_dead(const struct cdb_view *v, const char *owner)
@@ -180,6 +195,8 @@ static void volume_vanished(struct volume *v)
     volume_cancel(v);
 }
 
+static void mark(struct volume *v, uint64_t shards);
+
 static void update_volume(struct asan *a, const struct cdb_view *view, struct volume *v)
 {
     bool here = false;
@@ -188,6 +205,8 @@ static void update_volume(struct asan *a, const struct cdb_view *view, struct vo
             volume_vanished(v);
         if (volume_idle(v) && !v->users && !v->claims && !v->txn_busy && !v->drop_busy)
             volume_free(v);
+        else
+            mark(v, 0); /* with the next view */
         return;
     }
     if (v->deleting) {
@@ -200,10 +219,11 @@ static void update_volume(struct asan *a, const struct cdb_view *view, struct vo
     }
     v->maintain = resync_wanted(a, view, v, &here) && here;
     own_update(v);
-    if (v->open)
-        for (uint32_t i = 0; i < v->n_shards; i++)
-            if (v->shard[i])
-                shard_view(v->shard[i], view);
+    uint64_t shards = v->dirty_shards;
+    v->dirty_shards = 0;
+    for (uint32_t i = 0; v->open && i < v->n_shards; i++)
+        if (v->shard[i] && shards & 1ull << i)
+            shard_view(v->shard[i], view);
 }
 
 /* The first views may be old (a follower's). What an earlier life of ours did is certainly in a view that includes a
@@ -238,26 +258,136 @@ void view_barrier(struct asan *a)
     cdb_txn_commit(a->link, t, "storage started", barrier_done, a);
 }
 
+/* ---- what changed ---- */
+
+static void mark(struct volume *v, uint64_t shards)
+{
+    v->dirty_shards |= shards;
+    if (v->dirty)
+        return;
+    v->dirty = true;
+    TAILQ_INSERT_TAIL(&v->a->dirty, v, dirty_entry);
+}
+
+static void mark_all(struct asan *a)
+{
+    struct htab_node *n;
+    HTAB_FOR_EACH (n, &a->volumes)
+        mark(container_of(n, struct volume, node), UINT64_MAX);
+}
+
+static void volume_row(void *arg, const void *before, const void *now)
+{
+    struct asan *a = arg;
+    const struct cdb_volume *was = before, *is = now;
+    if (is && !take_volume(a, view_of(a), is))
+        log_dbg("volume %s: its row is damaged", is->id);
+    struct volume *v = volume_find(a, is ? is->id : was->id);
+    if (!v)
+        return;
+    if (!is)
+        v->seen = false;
+    mark(v, UINT64_MAX);
+}
+
+/* Which disks the volume is on; a bit stays when the replica has moved away, which costs a look too many. */
+static void note_disk(struct volume *v, uint32_t number)
+{
+    uint32_t word = number / 64;
+    if (word >= v->n_disk_words) {
+        v->disks = xrealloc(v->disks, (word + 1) * sizeof *v->disks);
+        memset(v->disks + v->n_disk_words, 0, (word + 1 - v->n_disk_words) * sizeof *v->disks);
+        v->n_disk_words = word + 1;
+    }
+    v->disks[word] |= 1ull << number % 64;
+}
+
+static void shard_row_changed(void *arg, const void *before, const void *now)
+{
+    struct asan *a = arg;
+    const struct cdb_shard *rows[] = {before, now}; /* a snapshot takes the row over from its volume: both are told */
+    for (int i = 0; i < 2; i++) {
+        const struct cdb_shard *row = rows[i];
+        struct volume *v = row ? volume_find(a, row->volume) : NULL;
+        if (!v || row->idx < 0 || row->idx >= SHARDS_MAX)
+            continue;
+        for (size_t k = 0; k < row->replicas.n; k++)
+            note_disk(v, gdisk_get(a, row->replicas.v[k])->number);
+        mark(v, 1ull << row->idx);
+    }
+}
+
+/* Nodes died or returned: volumes whose owner they are. Disks changed: volumes that are on them. */
+static void nodes_and_disks(struct asan *a, const struct cdb_view *view, bool disks)
+{
+    struct htab_node *n;
+    HTAB_FOR_EACH (n, &a->volumes) {
+        struct volume *v = container_of(n, struct volume, node);
+        bool dead = v->seen && !v->mine && owner_is_dead(view, v->owner);
+        if (v->seen && dead != v->owner_dead) {
+            v->owner_dead = dead;
+            mark(v, 0);
+        }
+        for (uint32_t i = 0; disks && i < a->n_gdisks && i / 64 < v->n_disk_words; i++)
+            if (a->gdisk[i]->changed && v->disks[i / 64] & 1ull << i % 64) {
+                mark(v, UINT64_MAX);
+                break;
+            }
+    }
+}
+
+/* Tables whose changes no volume needs to hear of. */
+static bool irrelevant(enum cdb_table t)
+{
+    return t == CDB_T_TASK || t == CDB_T_EVENT || t == CDB_T_TOKEN || t == CDB_T_IMAGE || t == CDB_T_MACHINE || t == CDB_T_NETWORK ||
+           t == CDB_T_PORT || t == CDB_T_NODE || t == CDB_T_DISK || t == CDB_T_VOLUME || t == CDB_T_SHARD;
+}
+
+static void take_changes(struct asan *a, const struct cdb_view *view)
+{
+    bool nodes = !cdb_same(a->taken, view, CDB_T_NODE);
+    if (nodes || !cdb_same(a->taken, view, CDB_T_DISK)) {
+        bool disks = take_disks(a, view);
+        nodes_and_disks(a, view, disks);
+    }
+    cdb_diff(a->taken, view, CDB_T_VOLUME, volume_row, a);
+    cdb_diff(a->taken, view, CDB_T_SHARD, shard_row_changed, a);
+    for (enum cdb_table t = 0; t < CDB_N_TABLES; t++)
+        if (!irrelevant(t) && !cdb_same(a->taken, view, t)) {
+            mark_all(a);
+            break;
+        }
+    if (a->taken)
+        cdb_view_unref(a->taken);
+    a->taken = cdb_view_ref(view);
+}
+
+void view_forget(struct asan *a)
+{
+    cdb_view_unref(a->taken);
+    a->taken = NULL;
+}
+
 void view_changed(struct cdb_link *l, void *arg)
 {
     struct asan *a = arg;
     const struct cdb_view *view = cdb_link_view(l);
-    struct htab_node *n, *next;
     if (!view || a->stopping)
         return;
     view_barrier(a);
-    take_disks(a, view);
+    take_changes(a, view);
     peers_update(a, view);
     disks_update(a, view);
-    HTAB_FOR_EACH (n, &a->volumes)
-        container_of(n, struct volume, node)->seen = false;
-    for (size_t i = 0; i < cdb_volume_count(view); i++)
-        if (!take_volume(a, view, cdb_volume_at(view, i)))
-            log_dbg("volume %s: its row is damaged", cdb_volume_at(view, i)->id);
     if (!a->view_seen)
-        return;
-    HTAB_FOR_EACH_SAFE (n, next, &a->volumes)
-        update_volume(a, view, container_of(n, struct volume, node));
+        return; /* what is dirty stays so until then */
+    TAILQ_HEAD(, volume) dirty = TAILQ_HEAD_INITIALIZER(dirty);
+    struct volume *v;
+    TAILQ_CONCAT(&dirty, &a->dirty, dirty_entry);
+    while ((v = TAILQ_FIRST(&dirty))) {
+        TAILQ_REMOVE(&dirty, v, dirty_entry);
+        v->dirty = false;
+        update_volume(a, view, v); /* may free it */
+    }
     snap_update(a, view);
     front_tick(a);
 }

@@ -383,6 +383,9 @@ void volume_free(struct volume *v)
     for (uint32_t i = 0; i < SHARDS_MAX; i++)
         if (v->shard[i])
             shard_unref(v->shard[i]);
+    if (v->dirty)
+        TAILQ_REMOVE(&v->a->dirty, v, dirty_entry);
+    free(v->disks);
     htab_remove(&v->a->volumes, &v->node);
     if (v->throttled)
         TAILQ_REMOVE(&v->a->throttled, v, throttle_entry);
