@@ -288,6 +288,7 @@ struct asan {
     LIST_HEAD(, peer) peers;
     const struct cdb_view *taken; /* the view that was taken apart last; our reference */
     TAILQ_HEAD(, volume) dirty;  /* to be looked at */
+    struct batch *batch;         /* shard.c: changes of in-sync sets of this turn */
     struct htab volumes, volumes_by_data;
     LIST_HEAD(, snap) snaps;
     struct reclaim *reclaim;     /* the layer being merged, NULL = none */

@@ -15,12 +15,24 @@ struct ref { /* something on its way */
     struct shard *s;
     uint64_t epoch;
     uint32_t disk;
-    struct cdb_txn *txn;
     struct later later;
     int status;
     struct repl_msg m;           /* READ: what was asked */
     struct repl_answer ans;
+    struct owner_txn want;       /* a change of the in-sync set */
+    TAILQ_ENTRY(ref) entry;
 };
+TAILQ_HEAD(refs, ref);
+
+/* Changes of in-sync sets that were asked for in one turn of the loop: one transaction. When a node is lost, every shard with
+ * a write under way asks at the same moment. */
+struct batch {
+    struct asan *a;
+    struct refs refs;
+    int n;
+    struct later later;
+};
+#define BATCH_MAX 256
 
 static struct ref *ref_new(struct shard *s, uint32_t disk)
 {
@@ -196,10 +208,27 @@ static void env_create(void *arg)
     cdb_txn_commit(a->link, t, "create shard", created, r);
 }
 
-static void txn_done(void *arg, int status, const struct err *e)
+static void put_change(struct cdb_txn *t, const struct ref *r)
 {
-    struct ref *r = arg;
-    (void)e;
+    const struct shard *s = r->s;
+    const struct owner_txn *o = &r->want;
+    char id[ID_LEN + 16];
+    const char *disk[OWNER_MEMBERS_MAX];
+    int64_t incarnation[OWNER_MEMBERS_MAX];
+    for (int i = 0; i < o->n; i++) {
+        disk[i] = s->v->a->gdisk[o->in_sync[i].disk]->id;
+        incarnation[i] = (int64_t)o->in_sync[i].incarnation;
+    }
+    shard_id(s->v, s->index, id, sizeof id);
+    require_mine(t, s);
+    cdb_txn_require_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation);
+    cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation + 1);
+    set_in_sync(t, id, o->n, disk, incarnation);
+    copies_critical(t, s->v->replicas, o->n, disk);
+}
+
+static void change_ended(struct ref *r, int status)
+{
     if (ref_current(r)) {
         if (status)
             log_info("volume %s shard %u: in-sync set not changed: %s", r->s->v->name, r->s->index, err_code_name(status));
@@ -209,27 +238,80 @@ static void txn_done(void *arg, int status, const struct err *e)
     ref_free(r);
 }
 
+static void batch_done(void *arg, int status, const struct err *e)
+{
+    struct batch *b = arg;
+    struct ref *r;
+    bool alone = b->n == 1;
+    (void)e;
+    while ((r = TAILQ_FIRST(&b->refs))) {
+        TAILQ_REMOVE(&b->refs, r, entry);
+        if (status == E_CONFLICT && !alone && ref_current(r)) { /* one of them was in the way of all: each by itself */
+            struct batch *one = xcalloc(1, sizeof *one);
+            struct cdb_txn *t = cdb_txn_new();
+            one->a = b->a;
+            one->n = 1;
+            TAILQ_INIT(&one->refs);
+            TAILQ_INSERT_TAIL(&one->refs, r, entry);
+            put_change(t, r);
+            cdb_txn_commit(b->a->link, t, "change replicas", batch_done, one);
+        } else {
+            change_ended(r, status);
+        }
+    }
+    free(b);
+}
+
+static void batch_commit(struct later *l)
+{
+    struct batch *b = container_of(l, struct batch, later);
+    struct asan *a = b->a;
+    struct ref *r, *next;
+    if (a->batch == b)
+        a->batch = NULL;
+    struct cdb_txn *t = cdb_txn_new();
+    for (r = TAILQ_FIRST(&b->refs); r; r = next) {
+        next = TAILQ_NEXT(r, entry);
+        if (ref_current(r) && a->link) {
+            put_change(t, r);
+            continue;
+        }
+        TAILQ_REMOVE(&b->refs, r, entry);
+        ref_free(r);
+        b->n--;
+    }
+    if (b->n) {
+        if (b->n > 1)
+            log_info("in-sync sets of %d shards change in one transaction", b->n);
+        cdb_txn_commit(a->link, t, "change replicas", batch_done, b);
+        return;
+    }
+    cdb_txn_free(t);
+    free(b);
+}
+
+static void batch_add(struct ref *r)
+{
+    struct asan *a = r->s->v->a;
+    if (!a->batch) {
+        struct batch *b = a->batch = xcalloc(1, sizeof *b);
+        b->a = a;
+        TAILQ_INIT(&b->refs);
+        later(a, &b->later, batch_commit);
+    }
+    TAILQ_INSERT_TAIL(&a->batch->refs, r, entry);
+    if (++a->batch->n == BATCH_MAX)
+        a->batch = NULL; /* full; the next one begins another */
+}
+
 static void env_txn(void *arg, const struct owner_txn *o)
 {
     struct shard *s = arg;
-    struct asan *a = s->v->a;
-    char id[ID_LEN + 16];
-    const char *disk[OWNER_MEMBERS_MAX];
-    int64_t incarnation[OWNER_MEMBERS_MAX];
-    for (int i = 0; i < o->n; i++) {
-        disk[i] = a->gdisk[o->in_sync[i].disk]->id;
-        incarnation[i] = (int64_t)o->in_sync[i].incarnation;
-    }
-    shard_id(s->v, s->index, id, sizeof id);
-    struct cdb_txn *t = cdb_txn_new();
-    require_mine(t, s);
-    cdb_txn_require_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation);
-    cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation + 1);
-    set_in_sync(t, id, o->n, disk, incarnation);
-    copies_critical(t, s->v->replicas, o->n, disk);
+    struct ref *r = ref_new(s, 0);
+    r->want = *o;
     log_info("volume %s shard %u: %s, %d in sync", s->v->name, s->index, o->adds ? "a replica is up to date" :
              "taking out a replica that does not answer", o->n);
-    cdb_txn_commit(a->link, t, o->adds ? "add replica" : "remove replica", txn_done, ref_new(s, 0));
+    batch_add(r);
 }
 
 /* ---- life ---- */

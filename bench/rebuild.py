@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""A node dies. How long until the writes to all shards it had a copy of go on (200 volumes of 10 shards), how fast are its
+copies made anew elsewhere (10 GiB, or --mib), and what do a guest's writes see meanwhile.
+
+    sudo bench/rebuild.py [--volumes 200] [--shards 10] [--mib 10240] > table.md"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
+from lab import LAB, MIB, check, note, run, wait_for  # noqa: E402
+
+GIB = 1 << 30
+SOCKET = "/run/cohort/nbd.sock"
+ABSENT_S = 5
+
+
+def uri(volume):
+    return f"nbd+unix:///{volume}?socket={SOCKET}"
+
+
+def metric_sum(lab, name):
+    return sum(lab.metric(n, name) for n in lab.names if lab.node_state(n) == "up")
+
+
+def count_log(lab, node, text):
+    log = os.path.join(lab.lab.dir, node, "log", "cohort", "cohortd.log")
+    with open(log, encoding="utf-8", errors="replace") as f:
+        return sum(text in line for line in f)
+
+
+def stall(lab, node, victim, args):
+    """Writes to every shard, before and just after the node's power is cut."""
+    for i in range(args.volumes):
+        lab.api("POST", "/volumes", {"name": f"s{i}", "size_bytes": args.shards * GIB, "shard_bytes": GIB, "replicas": 3})
+    job = subprocess.Popen([LAB, "exec", "--id", lab.id, node, "python3", os.path.join(ROOT, "bench", "nbdload.py"), SOCKET, "s",
+                            str(args.volumes), str(args.shards), str(GIB)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        line = job.stdout.readline()
+        check(line.startswith("primed"), f"nbdload ended early: {line}")
+        note(f"{args.volumes} volumes of {args.shards} shards made in {line.split()[1]} s")
+
+        def all_writes():
+            job.stdin.write("go\n")
+            job.stdin.flush()
+            return json.loads(job.stdout.readline())
+
+        quiet = all_writes()
+        batches = count_log(lab, node, "change in one transaction")
+        cut = time.monotonic()
+        lab.kill(victim)
+        hit = all_writes()
+        batches = count_log(lab, node, "change in one transaction") - batches
+        late = hit["begin"] - cut
+        check(hit["failed"] == 0, f"{hit['failed']} writes failed")
+        check(hit["n"] == args.volumes * args.shards, f"{hit['n']} writes were answered")
+        later = all_writes()
+        job.stdin.close()
+        job.wait(30)
+    finally:
+        if job.poll() is None:
+            job.kill()
+            job.wait()
+    single = count_log(lab, node, "taking out a replica that does not answer")
+    return {"writes at once": hit["n"], "before the power cut: all answered after s": f"{quiet['all']:.2f}",
+            "after it: first, s": f"{late + hit['first']:.2f}", "half, s": f"{late + hit['half']:.2f}",
+            "all, s": f"{late + hit['all']:.2f}", "of shards taken out by themselves": single,
+            "in transactions of many": batches, "next round: all, s": f"{later['all']:.2f}", "failed": hit["failed"]}
+
+
+def fio(lab, node, seconds):
+    return subprocess.Popen([LAB, "exec", "--id", lab.id, node, "fio", "--name=g", "--ioengine=nbd", f"--uri={uri('guest')}", "--rw=randwrite",
+                             "--bs=4k", "--iodepth=4", "--size=64m", "--time_based", f"--runtime={seconds}", "--output-format=json"],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def figures(job, timeout):
+    text, _ = job.communicate(timeout=timeout)
+    check(job.returncode == 0, f"fio: {text[-500:]}")
+    w = json.loads(text[text.index("{"):])["jobs"][0]["write"]
+    return w["iops"], w["clat_ns"]["percentile"]["99.000000"] / 1e6
+
+
+def rebuild(lab, node, victim, args):
+    lab.cli("cluster", "set", "repair_absent_s", str(ABSENT_S))
+    names = [f"d{i}" for i in range(4)]
+    for n in names:
+        lab.api("POST", "/volumes", {"name": n, "size_bytes": args.mib // len(names) * MIB, "replicas": 2})
+        lab.exec(node, "fio", "--name=f", "--ioengine=nbd", f"--uri={uri(n)}", "--rw=write", "--bs=1m", "--iodepth=4",
+                 f"--size={args.mib // len(names)}m", timeout=600)
+    lab.api("POST", "/volumes", {"name": "guest", "size_bytes": 64 * MIB, "replicas": 2})
+    iops, p99 = figures(fio(lab, node, 8), 60)
+    before = metric_sum(lab, "cohort_asan_resync_bytes_total")
+    lab.kill(victim)
+    lab.wait_node(victim, "dead")
+
+    def begun():
+        return metric_sum(lab, "cohort_asan_resync_bytes_total") > before
+    wait_for(begun, 120, "copying to begin")
+    start = time.monotonic()
+    load = fio(lab, node, args.seconds)
+    whole = None
+    for n in [*names, "guest"]:
+        lab.wait_healthy(n, 900)
+    whole = time.monotonic() - start
+    busy_iops, busy_p99 = figures(load, args.seconds + 120)
+    copied = metric_sum(lab, "cohort_asan_resync_bytes_total") - before
+    return {"copied, MiB": f"{copied / MIB:.0f}", "in s": f"{whole:.1f}", "MiB/s": f"{copied / MIB / whole:.0f}",
+            "guest 4 KiB write QD 4 before: IOPS": f"{iops:.0f}", "p99 ms before": f"{p99:.2f}",
+            f"IOPS during (over {args.seconds} s)": f"{busy_iops:.0f}", "p99 ms during": f"{busy_p99:.2f}"}
+
+
+def table(title, row):
+    print(f"\n**{title}**\n")
+    for k, v in row.items():
+        print(f"- {k}: {v}")
+    sys.stdout.flush()
+
+
+def scenario(lab, args):
+    node, victim = lab.names[0], lab.names[-1]
+    if args.volumes:
+        table("A node with a copy of every shard loses its power", stall(lab, node, victim, args))
+        lab.start(victim)
+        lab.wait_node(victim, "up")
+        for i in range(args.volumes):
+            lab.wait_healthy(f"s{i}", 300)
+        for i in range(args.volumes):
+            lab.api("DELETE", f"/volumes/s{i}")
+        wait_for(lambda: not any(v["name"].startswith("s") for v in lab.api("GET", "/volumes")), 300, "the volumes to be gone", 0.5)
+    table("Its copies are made anew", rebuild(lab, node, victim, args))
+
+
+def arguments(p):
+    p.add_argument("--volumes", type=int, default=200, help="0: only the rebuild")
+    p.add_argument("--shards", type=int, default=10)
+    p.add_argument("--mib", type=int, default=10240)
+    p.add_argument("--seconds", type=int, default=30, help="of the guest's load during the rebuild")
+
+
+if __name__ == "__main__":
+    run("rebuild-bench", scenario, nodes=3, limit_s=3000, arguments=arguments)
