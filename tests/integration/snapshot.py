@@ -3,7 +3,6 @@
 what was written to both, while writing goes on; it stays what it was through the loss and the return of a node; a clone
 begins as it, a revert ends as it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -70,11 +69,11 @@ def to_file(lab, node, volume, file):
     lab.exec(node, "qemu-img", "convert", "-f", "raw", "-O", "raw", uri(volume), file, timeout=120)
 
 
-def take(lab, node, name, *volumes):
+def take(lab, name, *volumes):
     argv = ["snapshot", "create", volumes[0], "--name", name]
     for v in volumes[1:]:
         argv += ["--with", v]
-    lab.exec(node, "cohort", *argv, timeout=60)
+    lab.cli(*argv)
 
 
 def written_while_cut(lab, node, scratch, base):
@@ -89,7 +88,7 @@ def written_while_cut(lab, node, scratch, base):
         counts = []
         for name in ("s1", "s2"):
             before = acknowledged(log)
-            take(lab, lab.others(node)[0] if name == "s2" else node, name, "sa", "sb")
+            take(lab, name, "sa", "sb")
             after = acknowledged(log)
             for v in ("sa", "sb"):
                 to_file(lab, node, f"{v}@{name}", os.path.join(scratch, f"{v}-{name}"))
@@ -99,13 +98,13 @@ def written_while_cut(lab, node, scratch, base):
             note(f"{name}: {na} writes in sa, {nb} in sb; {before} acknowledged when asked, {after} when told")
             wait_for(lambda: acknowledged(log) > after + 100, 60, "writing to go on")
             counts.append(na)
-        victim = [n for n in lab.others(node)][-1]
+        victim = lab.others(node)[-1]
         lab.kill(victim)
         wait_for(lambda: lab.node_state(victim) == "dead", 60, f"{victim} to be declared dead")
         seen = acknowledged(log)
         wait_for(lambda: acknowledged(log) > seen + 50, 60, "writing to go on without a copy")
         compare(lab, node, os.path.join(scratch, "sa-s1"), "sa@s1")
-        take(lab, node, "s3", "sa")
+        take(lab, "s3", "sa")
         lab.start(victim)
         lab.wait_node(victim, "up")
     finally:
@@ -144,7 +143,7 @@ def scenario(lab, args):
         compare(lab, n, os.path.join(scratch, "sa-s2"), "sa@s2")
     note("both snapshots read the same after the loss and the return of a node, there too")
 
-    lab.exec(node, "cohort", "volume", "clone", "sa@s1", "clone1")
+    lab.cli("volume", "clone", "sa@s1", "clone1")
     compare(lab, node, os.path.join(scratch, "sa-s1"), "clone1")
     with open(os.path.join(scratch, "sa-s1"), "rb") as f:
         want = bytearray(f.read())
@@ -162,11 +161,19 @@ def scenario(lab, args):
     note("a clone takes writes of any alignment, its snapshot stays as it was")
 
     wait_for(lambda: lab.api("GET", "/volumes/sa")["owner"] == "", 30, "the volume to be let go")
-    lab.exec(node, "cohort", "snapshot", "revert", "sa@s1")
+    lab.cli("snapshot", "revert", "sa@s1")
     compare(lab, node, os.path.join(scratch, "sa-s1"), "sa")
-    names = sorted(s["name"] for s in json.loads(lab.exec(node, "cohort", "snapshot", "list", "--json")))
+    names = sorted(s["name"] for s in lab.cli("snapshot", "list"))
     check(names == ["sa@s1", "sa@s2", "sa@s3", "sb@s1", "sb@s2"], f"snapshots are {names}")
     note("reverted; the later snapshots are still there")
+
+    for name in ("sa@s2", "sa@s3", "sa@s1"):  # s1 stays below clone1 and sa until one of them is left
+        lab.cli("snapshot", "delete", name)
+    compare(lab, node, os.path.join(scratch, "sa-s1"), "sa")
+    lab.cli("volume", "delete", "clone1")
+    wait_for(lambda: lab.api("GET", "/volumes/sa")["parent"] == "", 60, "the last layer to be merged into the volume")
+    compare(lab, node, os.path.join(scratch, "sa-s1"), "sa")
+    note("snapshots deleted, their layers merged or dropped")
 
 
 if __name__ == "__main__":

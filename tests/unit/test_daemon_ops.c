@@ -454,13 +454,96 @@ static void events_stay_bounded(void **s)
     assert_null(cdb_event_get(twin_view(&w), "e0"));
 }
 
+/* ---- snapshots: the rows; the cut itself is the engine's (test_repl_snapshot) ---- */
+
+static int take(const char *name, int n, const char *a, const char *b)
+{
+    struct snapshot_spec s = {.name = name, .n_volumes = n, .volumes = {a, b}};
+    return twin_end(&w, op_snapshot_create(w.ops, &s, twin_done, &w, &w.err));
+}
+
+static int clone_of(const char *of, const char *name) { return twin_end(&w, op_volume_clone(w.ops, of, name, twin_done, &w, &w.err)); }
+static int revert(const char *name) { return twin_end(&w, op_snapshot_revert(w.ops, name, twin_done, &w, &w.err)); }
+
+/* What the engine's transaction leaves behind. */
+static void cut(const char *vol, const char *name, const char *id)
+{
+    char full[100], was[ID_LEN + 1], data[ID_LEN + 1];
+    const struct cdb_volume *v = volume(vol);
+    struct cdb_txn *t = cdb_txn_new();
+    snprintf(full, sizeof full, "%s@%s", vol, name);
+    snprintf(was, sizeof was, "%s", *v->data ? v->data : v->id);
+    id_new(data);
+    cdb_txn_insert(t, CDB_T_VOLUME, id);
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_name, full);
+    cdb_txn_set_int(t, CDB_T_VOLUME, id, CDB_VOLUME_size_bytes, v->size_bytes);
+    cdb_txn_set_int(t, CDB_T_VOLUME, id, CDB_VOLUME_shard_bytes, v->shard_bytes);
+    cdb_txn_set_int(t, CDB_T_VOLUME, id, CDB_VOLUME_replicas, v->replicas);
+    cdb_txn_set_bool(t, CDB_T_VOLUME, id, CDB_VOLUME_sealed, true);
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_purpose, "snapshot");
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_state, "ready");
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_data, was);
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_parent, v->parent);
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_origin, v->id);
+    cdb_txn_set_str(t, CDB_T_VOLUME, v->id, CDB_VOLUME_data, data);
+    cdb_txn_set_str(t, CDB_T_VOLUME, v->id, CDB_VOLUME_parent, id);
+    cdb_txn_set_int(t, CDB_T_VOLUME, v->id, CDB_VOLUME_epoch, v->epoch + 1);
+    twin_commit(&w, t);
+}
+
+static void snapshots(void **s)
+{
+    char id[ID_LEN + 1], before[ID_LEN + 1];
+    struct cdb_txn *t = cdb_txn_new();
+    id_new(id);
+    assert_int_equal(make_volume("a", GIB, 0), E_OK);
+    assert_int_equal(make_volume("b", GIB, 0), E_OK);
+    assert_int_equal(take("s", 1, "none", NULL), E_NOTFOUND);
+    assert_int_equal(take("a@s", 1, "a", NULL), E_INVAL);
+    assert_int_equal(take("s", 2, "a", "a"), E_INVAL);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume("a")->id, CDB_VOLUME_owner, w.node[0]);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume("b")->id, CDB_VOLUME_owner, w.node[1]);
+    twin_commit(&w, t);
+    assert_int_equal(take("s", 2, "a", "b"), E_BUSY); /* written on two nodes */
+    assert_int_equal(take("s", 1, "b", NULL), E_OK);
+    const struct cdb_task *task = cdb_task_at(twin_view(&w), 0);
+    assert_string_equal(task->kind, "snapshot");
+    assert_string_equal(task->node, w.node[1]); /* who writes it takes it */
+    assert_string_equal(cdb_smap_get(&task->result, "volumes"), volume("b")->id);
+    t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume("a")->id, CDB_VOLUME_owner, "");
+    twin_commit(&w, t);
+
+    cut("a", "s", id);
+    assert_int_equal(take("s", 1, "a", NULL), E_EXISTS);
+    assert_int_equal(clone_of("a", "c"), E_INVAL); /* it is still written */
+    assert_int_equal(clone_of("a@s", "b"), E_EXISTS);
+    assert_int_equal(clone_of("a@s", "c"), E_OK);
+    assert_string_equal(volume("c")->parent, id);
+    assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "a", twin_done, &w, &w.err)), E_BUSY);
+    assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "a@s", twin_done, &w, &w.err)), E_BUSY);
+    assert_int_equal(revert("a"), E_NOTFOUND);
+    snprintf(before, sizeof before, "%s", volume("a")->data);
+    int64_t epoch = volume("a")->epoch;
+    assert_int_equal(revert("a@s"), E_OK);
+    assert_string_not_equal(volume("a")->data, before);
+    assert_string_equal(volume("a")->parent, id);
+    assert_int_equal(volume("a")->epoch, epoch + 1);
+    assert_int_equal(twin_end(&w, op_snapshot_delete(w.ops, "a@s", twin_done, &w, &w.err)), E_OK);
+    assert_null(volume("a@s"));
+    assert_string_equal(cdb_volume_get(twin_view(&w), id)->purpose, "layer"); /* a and c build on it */
+    assert_int_equal(revert("a@s"), E_NOTFOUND);
+    assert_int_equal(clone_of(id, "d"), E_INVAL);
+    assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "a", twin_done, &w, &w.err)), E_OK);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(volumes),   T(too_many_replicas), T(health),    T(networks),          T(addresses_run_out),     T(address_race),   T(volume_race),
         T(machines_refused), T(life),       T(placement), T(stop_on_dead_host), T(conflicts_and_unknown), T(without_quorum), T(images),
-        T(node_removal),     T(joining),    T(events_stay_bounded),
+        T(node_removal),     T(joining),    T(events_stay_bounded), T(snapshots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
