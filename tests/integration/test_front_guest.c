@@ -30,6 +30,7 @@
 static uint64_t n_blocks;
 static unsigned seconds = 10, n_threads = 4;
 static char disk_path[] = "/dev/vda";
+static char last_block[BLOCK] __attribute__((aligned(BLOCK)));
 
 struct worker {
     pthread_t thread;
@@ -191,6 +192,9 @@ int main(void)
     printf("FRONT start bytes %llu serial %s\n", (unsigned long long)bytes, serial);
     if (n_blocks)
         run(fd);
+    if (!ioctl(fd, BLKGETSIZE64, &bytes)) /* it may have grown meanwhile */
+        printf("FRONT end bytes %llu last block %s\n", (unsigned long long)bytes,
+               pread(fd, last_block, BLOCK, (off_t)bytes - BLOCK) == BLOCK ? "readable" : strerror(errno));
     reboot(RB_POWER_OFF);
     return 0;
 }

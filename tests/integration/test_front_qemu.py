@@ -9,6 +9,7 @@ deploy/image-debian. The guest writes, discards and verifies its disk all the ti
   kill     the back end is killed with SIGKILL and started again, over and over: no request lost, no error in the guest
   park     the volume parks for seconds, the guest is stopped and continued meanwhile: a pause, no error
   migrate  live migration to a second QEMU whose back end serves the same content: dirty logging, draining
+  resize   the volume grows: the running guest sees its new size and reads its new end
   nofront  garbage on the socket, and QEMU killed in the middle of I/O: the back end serves the next one
 
 Exit status 77 with the reason when QEMU or the guest image is missing."""
@@ -45,15 +46,15 @@ def wait_for(what, fn, seconds=60):
 
 
 class Server:
-    def __init__(self, t, name, delay=2):
-        self.t, self.name, self.delay = t, name, delay
+    def __init__(self, t, name, delay=2, more=()):
+        self.t, self.name, self.delay, self.more = t, name, delay, more
         self.sock, self.log, self.resubmitted = t.path(name + ".sock"), t.path(name + ".log"), 0
         self.start()
 
     def start(self):
         out = open(self.log, "w")
         self.p = self.t.spawn([self.t.server, "--file", self.t.path("disk.img"), "--size", str(DISK), "--vhost",
-                               self.sock, "--delay", str(self.delay)], stdout=out, stderr=out)
+                               self.sock, "--delay", str(self.delay), *self.more], stdout=out, stderr=out)
         wait_for("server ready", lambda: "ready" in open(self.log).read() or self.died())
 
     def died(self):
@@ -183,6 +184,17 @@ class Test:
         s.end()
         assert s.resubmitted > 0, "no kill met a request in flight: the test proved nothing"
         print("kill: %d kills, %d requests carried out again, %d operations of the guest" % (kills, s.resubmitted, ops))
+
+    def scenario_resize(self):
+        s = Server(self, "a", more=("--start", str(DISK // 2)))
+        q = Qemu(self, "q", s, seconds=4)
+        q.wait_text("FRONT start bytes %d " % (DISK // 2))
+        s.p.send_signal(signal.SIGHUP)
+        ops = q.result()
+        q.wait_text("FRONT end bytes %d last block readable" % DISK)
+        q.p.wait(30)
+        s.end()
+        print("resize: from %d to %d MiB under %d operations" % (DISK // 2 // MIB, DISK // MIB, ops))
 
     def scenario_park(self):
         s = Server(self, "a")

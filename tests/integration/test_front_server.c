@@ -3,7 +3,8 @@
  *
  * cohort-front-test --file F --size BYTES [--vhost SOCKET] [--nbd SOCKET] [--tcp] [--delay MS] [--queues N] [--read-only]
  *     [--tls DIR (ca-cert.pem, server-cert.pem, server-key.pem)]
- * Prints "ready" (with --tcp: "ready PORT"). SIGUSR1 parks the volume, SIGUSR2 resumes it, SIGTERM ends in good order. */
+ * Prints "ready" (with --tcp: "ready PORT"). SIGUSR1 parks the volume, SIGUSR2 resumes it, SIGHUP
+ * lets a volume that began smaller (--start BYTES) grow to --size, SIGTERM ends in good order. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -20,7 +21,8 @@
 static struct vol *vol;
 static struct vhost_server *vhost;
 static struct nbd_server *nbd;
-static uv_signal_t sig_term, sig_park, sig_resume;
+static uv_signal_t sig_term, sig_park, sig_resume, sig_grow;
+static uint64_t full_bytes; /* of the file */
 static int open_servers;
 
 static void die(const char *what)
@@ -54,12 +56,19 @@ static void on_closed(void *arg)
     uv_close((uv_handle_t *)&sig_term, NULL);
     uv_close((uv_handle_t *)&sig_park, NULL);
     uv_close((uv_handle_t *)&sig_resume, NULL);
+    uv_close((uv_handle_t *)&sig_grow, NULL);
 }
 
 static void on_signal(uv_signal_t *h, int signo)
 {
     if (signo == SIGUSR1 || signo == SIGUSR2) {
         vol_mem_park(vol, signo == SIGUSR1);
+        return;
+    }
+    if (signo == SIGHUP) {
+        vol->size_bytes = full_bytes;
+        if (vhost)
+            vhost_server_resized(vhost);
         return;
     }
     uv_signal_stop(&sig_term);
@@ -97,11 +106,11 @@ int main(int argc, char **argv)
 {
     static const struct option longopts[] = {{"file", 1, 0, 'f'},  {"size", 1, 0, 's'},   {"vhost", 1, 0, 'v'},
                                              {"nbd", 1, 0, 'n'},   {"tcp", 0, 0, 't'},    {"delay", 1, 0, 'd'},
-                                             {"queues", 1, 0, 'q'}, {"read-only", 0, 0, 'r'}, {"tls", 1, 0, 'T'}, {0}};
+                                             {"queues", 1, 0, 'q'}, {"read-only", 0, 0, 'r'}, {"tls", 1, 0, 'T'}, {"start", 1, 0, 'S'}, {0}};
     const char *file = NULL, *vhost_path = NULL;
     struct nbd_conf nc = {0};
     struct vhost_conf vc = {.serial = "cohort-front-test"};
-    uint64_t size = 0, delay = 0;
+    uint64_t size = 0, delay = 0, first = 0;
     char ca[300], cert[300], key[300];
     bool read_only = false;
     struct err e;
@@ -116,6 +125,7 @@ int main(int argc, char **argv)
         case 'd': delay = strtoull(optarg, NULL, 0); break;
         case 'q': vc.queues = (unsigned)atoi(optarg); break;
         case 'r': read_only = true; break;
+        case 'S': first = strtoull(optarg, NULL, 0); break;
         case 'T':
             snprintf(ca, sizeof ca, "%s/ca-cert.pem", optarg);
             snprintf(cert, sizeof cert, "%s/server-cert.pem", optarg);
@@ -132,6 +142,9 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     vol = vol_mem_new_on(uv_default_loop(), map_file(file, size), size);
     vol->read_only = read_only;
+    full_bytes = size;
+    if (first)
+        vol->size_bytes = first;
     vol_mem_delay(vol, delay);
     if (vhost_path && (open_servers++, vhost_server_open(uv_default_loop(), vhost_path, vol, &vc, &vhost, &e))) {
         fprintf(stderr, "cohort-front-test: %s\n", e.msg);
@@ -146,6 +159,7 @@ int main(int argc, char **argv)
     watch_signal(&sig_term, SIGTERM);
     watch_signal(&sig_park, SIGUSR1);
     watch_signal(&sig_resume, SIGUSR2);
+    watch_signal(&sig_grow, SIGHUP);
     if (nc.tcp_addr)
         printf("ready %u\n", nbd_server_port(nbd));
     else

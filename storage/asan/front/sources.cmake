@@ -36,7 +36,7 @@ target_link_options(front-guest PRIVATE -static)
 target_link_libraries(front-guest PRIVATE Threads::Threads)
 add_test(NAME integration/front_nbd COMMAND ${CMAKE_SOURCE_DIR}/tests/integration/test_front_nbd.sh $<TARGET_FILE:cohort-front-test>)
 set(tests integration/front_nbd)
-foreach(scenario kill park migrate nofront)
+foreach(scenario kill park resize migrate nofront)
   add_test(NAME integration/front_qemu_${scenario}
     COMMAND ${CMAKE_SOURCE_DIR}/tests/integration/test_front_qemu.py $<TARGET_FILE:cohort-front-test> $<TARGET_FILE:front-guest>
       ${CMAKE_SOURCE_DIR}/build/guest ${scenario})
