@@ -1,11 +1,16 @@
 /* Store under power cuts. A hook between the store and its files remembers what every write overwrote until the write is
  * durable. At a chosen event the power goes: nothing succeeds any more, and of what was not durable each write is kept,
  * undone or torn by sectors, at random. The disk is then opened again and must hold what some prefix of the submitted
- * operations makes, not shorter than what had been acknowledged.
+ * operations makes, not shorter than what had been acknowledged. The same script is run with the n-th I/O failing instead: the
+ * store then acknowledges nothing more, and opened again it holds such a prefix, too.
+ *
+ * That these checks find something is shown with two bugs that the hook plants: a store that does not flush extents before
+ * it commits the metadata, and one that acknowledges what its journal does not hold durably.
  */
 #include "test_store_util.h"
 #include <errno.h>
 #include <pthread.h>
+#include "base/fault.h"
 #include "storage/asan/store/dev.h"
 
 #define SHARD_BYTES (1ull * MIB)
@@ -21,6 +26,8 @@ struct power {
     pthread_mutex_t lock;
     uint64_t events, cut_at;
     bool off;
+    bool fail_only;       /* the event fails, nothing else happens */
+    enum { NO_BUG, NO_EXTENT_SYNC, ACK_EARLY } bug;
     unsigned seed;
     struct undo *undo;    /* newest first */
 };
@@ -29,7 +36,9 @@ static int event(struct power *p)
 {
     if (p->off)
         return -EIO;
-    if (++p->events == p->cut_at)
+    if (++p->events == p->cut_at && p->fail_only)
+        return -EIO;
+    if (p->events == p->cut_at)
         p->off = true;
     return p->off ? -EIO : 0;
 }
@@ -38,10 +47,9 @@ static int on_write(struct dev_hook *h, const struct dev *d, uint64_t offset, ui
 {
     struct power *p = (struct power *)h;
     pthread_mutex_lock(&p->lock);
-    bool was_off = p->off;
-    event(p);
+    bool was_off = p->off, fails = event(p) < 0 && p->fail_only;
     struct undo *u = NULL;
-    if (!was_off) { /* the write during which the power goes is carried out, for crash() to tear */
+    if (!was_off && !fails) { /* the write during which the power goes is carried out, for crash() to tear */
         u = calloc(1, sizeof *u);
         *u = (struct undo){.next = p->undo, .fd = open(d->path, O_RDWR | O_CLOEXEC), .journal = d->dsync, .offset = offset,
                            .length = length, .old = calloc(1, length)};
@@ -51,7 +59,7 @@ static int on_write(struct dev_hook *h, const struct dev *d, uint64_t offset, ui
     }
     pthread_mutex_unlock(&p->lock);
     *ret_token = u;
-    return was_off ? -EIO : 0;
+    return was_off || fails ? -EIO : 0;
 }
 
 static void undo_free(struct undo *u)
@@ -81,7 +89,7 @@ static int on_written(struct dev_hook *h, const struct dev *d, void *token, int 
     pthread_mutex_lock(&p->lock);
     if (p->off)
         res = -EIO;
-    else if (res == 0 && d->dsync)
+    else if (res == 0 && d->dsync && p->bug != ACK_EARLY)
         forget(p, true, u);
     else
         u->completed = true;
@@ -94,7 +102,7 @@ static int on_sync(struct dev_hook *h, const struct dev *d, bool done)
     struct power *p = (struct power *)h;
     pthread_mutex_lock(&p->lock);
     int rc = done ? (p->off ? -EIO : 0) : event(p);
-    if (rc == 0 && done)
+    if (rc == 0 && done && !(p->bug == NO_EXTENT_SYNC && !d->dsync))
         forget(p, d->dsync, NULL);
     pthread_mutex_unlock(&p->lock);
     return rc;
@@ -123,6 +131,11 @@ static void power_on(struct power *p, uint64_t cut_at, unsigned seed)
 static void crash(struct power *p)
 {
     dev_hook = NULL;
+    while (p->fail_only && p->undo) { /* no cut: what was written stays */
+        struct undo *u = p->undo;
+        p->undo = u->next;
+        undo_free(u);
+    }
     while (p->undo) {
         struct undo *u = p->undo;
         int how = rand_r(&p->seed) % 3;
@@ -161,6 +174,8 @@ struct model {
     uint64_t epoch[SHARDS], next_seq[SHARDS], commit[SHARDS];
     unsigned seed;
     struct power power;
+    bool dropping;        /* shard 1 may or may not be gone */
+    bool expect_bug, found;
 };
 
 static struct store_shard_id sid(int i) { return shard_id(9, (uint32_t)i); }
@@ -311,7 +326,8 @@ static void look(struct model *m, struct state *got)
         if (!info.exists)
             continue;
         int rc = do_read(&m->d, id, 0, SHARD_BYTES, got->mem[i]);
-        if (rc != E_OK)
+        m->found = m->found || (m->expect_bug && rc != E_OK);
+        if (rc != E_OK && !m->expect_bug)
             fail_msg("read after the cut: %d %s", rc, m->d.e.msg);
         struct store_versions q = {.shard = id, .count = CHUNKS, .ret = got->version[i]};
         op_init(&q.op, &w);
@@ -369,10 +385,23 @@ static void check(struct model *m, const char *what)
         if (m->log[k]->acked)
             least = k + 1;
     look(m, got);
+    struct store_shard_info info;
+    struct store_shard_id last = sid(SHARDS - 1);
+    store_shard_info(m->d.s, &last, &info);
+    if (m->dropping && !info.exists) {
+        memset(m->base->mem[SHARDS - 1], 0, SHARD_BYTES);
+        memset(m->base->version[SHARDS - 1], 0, sizeof m->base->version[0]);
+        m->base->last[SHARDS - 1] = (struct store_version){0, 0};
+    }
     *m->work = *m->base;
     for (k = 0; k < least; k++)
         apply(m->work, m->log[k]);
     for (; !same(m, got); k++) {
+        if (k == m->n && m->expect_bug) {
+            m->found = true;
+            free(got);
+            return;
+        }
         if (k == m->n) {
             explain(m, got);
             fail_msg("%s: no prefix of %zu..%zu operations matches", what, least, m->n);
@@ -534,63 +563,155 @@ static void random_lives(void **state)
     free(m);
 }
 
-/* The same short script on a new disk, cut at event 1, 2, 3 ... until it gets through: formatting, fencing, writing,
- * destaging in place and copied, trimming, dropping, closing. */
+static void script_write(struct model *m, enum kind kind, int shard, uint32_t offset, uint32_t length, uint64_t seed)
+{
+    struct op *o = calloc(1, sizeof *o);
+    *o = (struct op){.kind = kind, .shard = shard, .offset = offset, .length = length, .seed = seed,
+                     .version = {m->epoch[shard], 1000}};
+    if (kind == WRITE)
+        o->version.seq = ++m->next_seq[shard];
+    submit(m, o);
+}
+
+/* The whole cycle on a new disk: formatting, fencing, writing in batches, destaging in place and copied, zeroes that free an
+ * extent, copies, trimming, closing and replay, a new epoch, a drop. */
 static void script(struct model *m)
 {
     static const struct { uint32_t offset, length; uint64_t seed; } w[] = {
         {0, 4096, 1}, {4096, 8192, 2}, {512, 512, 3}, {61440, 8192, 4}, {262144, 262144, 5}, {0, 4096, 0}, {8192, 4096, 6},
+        {20992, 1024, 7}, /* half a block: its old half is read */
     };
     ensure_shards(m);
     for (int round = 0; round < 3; round++) {
         for (size_t i = 0; i < sizeof w / sizeof *w; i++) {
-            struct op *o = calloc(1, sizeof *o);
-            *o = (struct op){.kind = WRITE, .shard = 0, .offset = w[i].offset, .length = w[i].length,
-                             .seed = w[i].seed ? w[i].seed + (uint64_t)round : 0,
-                             .version = {m->epoch[0], ++m->next_seq[0]}};
-            submit(m, o);
+            script_write(m, WRITE, 0, w[i].offset, w[i].length, w[i].seed ? w[i].seed + (uint64_t)round : 0);
             if (i % 3 == 2)
                 settle(m);
         }
+        if (round == 1)
+            script_write(m, WRITE, 0, 262144, 262144, 0);
+        script_write(m, COPY, SHARDS - 1, 65536u * (uint32_t)round, STORE_CHUNK, round == 2 ? 0 : 9);
         settle(m);
         if (!m->power.off)
             advance_commit(m);
         do_destage(&m->d);
     }
+    script_write(m, WRITE, SHARDS - 1, 0, 4096, 11); /* stays in the journal over the restart */
+    settle(m);
+    disk_close(&m->d);
+    if (m->power.off || disk_open(&m->d) != E_OK)
+        return;
+    for (size_t k = 0; k < m->n; k++)
+        if (!m->log[k]->acked)
+            return; /* failed before: what the disk holds is for check() to find out */
+    raise_epoch(m, 0);
+    if (m->n)
+        return;
+    script_write(m, WRITE, 0, 4096, 4096, 12);
+    rebase(m);
+    if (m->n)
+        return;
+    m->dropping = true;
+    (void)do_drop(&m->d, sid(SHARDS - 1), m->epoch[SHARDS - 1]);
 }
 
-static void every_event(void **state)
+/* One run with something happening at event `n`; false once the script gets through without it. */
+static bool run_script(unsigned n, bool fail_only, int bug, bool *ret_found)
 {
-    bool through = false;
-    unsigned n;
-    for (n = 1; !through; n++) {
-        struct model *m = malloc(sizeof *m);
-        char what[64];
-        snprintf(what, sizeof what, "event %u", n);
-        model_init(m, n);
-        power_on(&m->power, n, n);
-        int rc = disk_open(&m->d);
-        if (rc == E_OK) {
-            script(m);
-            disk_close(&m->d);
-        }
-        through = !m->power.off;
-        crash(&m->power);
-        rc = disk_open(&m->d);
-        if (rc != E_OK)
-            fail_msg("%s: open after the cut: %d %s", what, rc, m->d.e.msg);
+    struct model *m = malloc(sizeof *m);
+    char what[64];
+    snprintf(what, sizeof what, "%s at event %u", fail_only ? "failure" : "cut", n);
+    model_init(m, n);
+    power_on(&m->power, n, n);
+    m->power.fail_only = fail_only;
+    m->power.bug = bug;
+    m->expect_bug = bug != NO_BUG;
+    if (disk_open(&m->d) == E_OK)
+        script(m);
+    disk_close(&m->d);
+    bool happened = m->power.events >= n;
+    crash(&m->power);
+    int rc = disk_open(&m->d);
+    if (rc != E_OK && !m->expect_bug)
+        fail_msg("%s: open afterwards: %d %s", what, rc, m->d.e.msg);
+    m->found = rc != E_OK;
+    if (rc == E_OK)
         check(m, what);
-        model_free(m);
-        free(m);
+    *ret_found = m->found;
+    model_free(m);
+    free(m);
+    return happened;
+}
+
+static void every_cut(void **state)
+{
+    bool found;
+    unsigned n = 1;
+    while (run_script(n, false, NO_BUG, &found))
+        n++;
+    printf("power cut at each of %u events\n", n - 1);
+    assert_true(n > 60);
+}
+
+static void every_failure(void **state)
+{
+    bool found;
+    unsigned n = 1;
+    while (run_script(n, true, NO_BUG, &found))
+        n++;
+    printf("failure of each of %u events\n", n - 1);
+    assert_true(n > 60);
+}
+
+/* Reads fail one after the other: in replay, in destage, for a guest. The disk is whole afterwards. */
+static void every_read_failure(void **state)
+{
+    static const char *const point[] = {"journal.read", "extents.read"};
+    for (size_t i = 0; i < sizeof point / sizeof *point; i++) {
+        bool through = false;
+        unsigned n;
+        for (n = 1; !through; n++) {
+            struct model *m = malloc(sizeof *m);
+            struct err e;
+            char spec[64];
+            model_init(m, n);
+            snprintf(spec, sizeof spec, "%s=fail@%u", point[i], n);
+            assert_int_equal(fault_arm(spec, &e), E_OK);
+            if (disk_open(&m->d) == E_OK)
+                script(m);
+            disk_close(&m->d);
+            through = fault_hits(point[i]) < n;
+            fault_disarm_all();
+            disk_must_open(&m->d);
+            check(m, spec);
+            model_free(m);
+            free(m);
+        }
+        printf("failure of each of %u reads at %s\n", n - 2, point[i]);
+        assert_true(n > 2);
     }
-    printf("%u events\n", n - 2);
-    assert_true(n > 40);
+}
+
+static void planted_bugs(void **state)
+{
+    static const int bug[] = {NO_EXTENT_SYNC, ACK_EARLY};
+    for (size_t i = 0; i < sizeof bug / sizeof *bug; i++) {
+        bool found = false;
+        unsigned n = 15; /* before that it is formatting */
+        while (!found && run_script(n, false, bug[i], &found))
+            n++;
+        printf("planted bug %d: found by the cut at event %u\n", bug[i], n);
+        assert_true(found);
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_event),
+        cmocka_unit_test(every_cut),
+        cmocka_unit_test(every_failure),
+        cmocka_unit_test(every_read_failure),
+        cmocka_unit_test(planted_bugs),
         cmocka_unit_test(random_lives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
