@@ -57,6 +57,8 @@ def write_config(lab, node):
         "journal_bytes": lab.state["journal_bytes"], "election_ms": lab.state["election_ms"],
         "disks": [{"name": "disk0", "fast": "/srv/fast", "capacity": "/srv/capacity"}],
     }
+    if lab.state.get("disk_limit_bytes"):
+        conf["disks"][0]["limit_bytes"] = lab.state["disk_limit_bytes"]
     target = os.path.join(d, "etc/cohort/cohortd.json")
     if not os.path.exists(target):  # what somebody changed by hand stays
         util.write_json(target, conf)
