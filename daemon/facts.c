@@ -1,7 +1,9 @@
 /* Facts about this node. */
 #include "daemon/facts.h"
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 #include "base/buf.h"
@@ -24,6 +26,13 @@ int64_t facts_memory_bytes(void)
 int64_t facts_disk_bytes(const char *capacity_path)
 {
     struct statvfs s;
+    int fd = open(capacity_path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    off_t raw = fd >= 0 && fstat(fd, &st) == 0 && S_ISBLK(st.st_mode) ? lseek(fd, 0, SEEK_END) : 0;
+    if (fd >= 0)
+        close(fd);
+    if (raw > 0)
+        return raw;
     return statvfs(capacity_path, &s) ? 0 : (int64_t)(s.f_blocks * s.f_frsize);
 }
 

@@ -6,7 +6,7 @@
 
 int64_t facts_cpus(void);
 int64_t facts_memory_bytes(void);
-int64_t facts_disk_bytes(const char *capacity_path); /* size of the file system; 0 if it cannot be told */
+int64_t facts_disk_bytes(const char *capacity_path); /* size of the file system or block device; 0 if it cannot be told */
 
 struct facts_accel { char accel[8], reason[256], kvm_cpu[64]; /* QEMU's -cpu under kvm */ };
 /* Measured once per process; blocks up to 1.5 s the first time. */

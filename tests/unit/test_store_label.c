@@ -177,9 +177,70 @@ static void same_directory(void **state)
     assert_memory_equal(got, want, 4096);
 }
 
+/* A raw device: a file stands for it, the code is the same. */
+static void raw_device(void **state)
+{
+    struct disk *d = calloc(1, sizeof *d);
+    struct store_shard_id id = shard_id(3, 0);
+    struct store_usage u;
+    uint8_t got[4096], want[4096], junk[512] = "ext4 or whatever";
+    (void)state;
+    disk_init(d);
+    char *other = xasprintf("%s/other.img", d->dir);
+    snprintf(d->capacity, sizeof d->capacity, "%s/disk.img", d->dir);
+    int fd = open(d->capacity, O_RDWR | O_CREAT, 0600);
+    assert_int_equal(ftruncate(fd, 32 * MIB), 0);
+    assert_int_equal(disk_open(d), E_INVAL); /* too small */
+    assert_int_equal(ftruncate(fd, 96 * MIB + 512), 0);
+    assert_int_equal(pwrite(fd, junk, 512, 65536), 512);
+    assert_int_equal(disk_open(d), E_CONFLICT); /* somebody's data: refused and left alone */
+    assert_int_equal(pread(fd, got, 512, 65536), 512);
+    assert_memory_equal(got, junk, 512);
+    memset(junk, 0, sizeof junk);
+    assert_int_equal(pwrite(fd, junk, 512, 65536), 512);
+    disk_must_open(d);
+    d->conf.create = false;
+    assert_int_equal(do_fence(d, id, 1, 1024 * MIB), E_OK);
+    uint64_t n = 0;
+    for (; store_room(d->s, &id, n * STORE_EXTENT, 4096, true); n++)
+        assert_int_equal(do_write(d, id, 1, n + 1, n, n * STORE_EXTENT, 4096, n + 1, 0), E_OK);
+    assert_int_equal(n, 96 * 4 - 4 - 16); /* all but the label's and those for copy-on-write */
+    store_usage(d->s, &u);
+    assert_true(u.full && u.size_bytes <= 96ull * MIB);
+    store_commit_mark(d->s, &id, (struct store_version){1, n});
+    assert_int_equal(do_destage(d), E_OK);
+    disk_close(d);
+    struct stat st;
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_int_equal(st.st_size, 96 * MIB + 512); /* its size is not ours to change */
+    disk_must_open(d);
+    for (uint64_t i = 0; i < n; i++) {
+        fill(want, sizeof want, i + 1);
+        assert_int_equal(do_read(d, id, i * STORE_EXTENT, sizeof want, got), E_OK);
+        assert_memory_equal(got, want, sizeof want);
+    }
+    disk_close(d);
+    assert_int_equal(rename(d->capacity, other), 0); /* disks have changed their names */
+    int fd2 = open(d->capacity, O_RDWR | O_CREAT, 0600);
+    assert_int_equal(ftruncate(fd2, 96 * MIB), 0);
+    assert_int_equal(disk_open(d), E_CORRUPT);
+    assert_int_equal(pread(fd2, got, 512, 0), 512);
+    assert_memory_equal(got, junk, 512);
+    assert_int_equal(rename(other, d->capacity), 0);
+    junk[0] = 1;
+    assert_int_equal(pwrite(fd, junk, 1, 20), 1); /* one byte of the label */
+    assert_int_equal(disk_open(d), E_CORRUPT);
+    close(fd);
+    close(fd2);
+    free(other);
+    disk_free(d);
+    free(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(raw_device),
         cmocka_unit_test_setup_teardown(conf, setup, teardown),
         cmocka_unit_test_setup_teardown(not_empty, setup, teardown),
         cmocka_unit_test_setup_teardown(foreign, setup, teardown),

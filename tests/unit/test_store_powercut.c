@@ -533,7 +533,7 @@ static void model_free(struct model *m)
 static void random_lives(void **state)
 {
     const char *env = getenv("COHORT_TEST_SEED"), *lives_env = getenv("COHORT_TEST_LIVES");
-    unsigned seed = env ? (unsigned)atoi(env) : 1, lives = lives_env ? (unsigned)atoi(lives_env) : 150;
+    unsigned seed = env ? (unsigned)atoi(env) : 1, lives = lives_env ? (unsigned)atoi(lives_env) : 60;
     struct model *m = malloc(sizeof *m);
     model_init(m, seed);
     for (unsigned life = 0; life < lives; life++) {
@@ -697,7 +697,7 @@ static void planted_bugs(void **state)
     static const int bug[] = {NO_EXTENT_SYNC, ACK_EARLY};
     for (size_t i = 0; i < sizeof bug / sizeof *bug; i++) {
         bool found = false;
-        unsigned n = 15; /* before that it is formatting */
+        unsigned n = 22; /* before that it is formatting */
         while (!found && run_script(n, false, bug[i], &found))
             n++;
         printf("planted bug %d: found by the cut at event %u\n", bug[i], n);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "base/clock.h"
 #include "base/file.h"
@@ -19,9 +20,16 @@ LOG_MODULE("asan");
 #define RETRY_MS 500
 #define VOLUMES_NAMED 10u /* in the event of a disk's failure */
 
+/* A raw device has no place for files: what belongs to it is beside its journal. What is not there is to become a directory. */
+static bool is_dir(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) || S_ISDIR(st.st_mode);
+}
+
 static void marker_path(const struct ldisk *d, char *ret, size_t size)
 {
-    snprintf(ret, size, "%s/announced", d->capacity);
+    snprintf(ret, size, "%s/announced", is_dir(d->capacity) ? d->capacity : d->fast);
 }
 
 static void fail(struct ldisk *d, const struct err *e)
@@ -62,7 +70,7 @@ static int open_store(struct ldisk *d, struct err *e)
                               .cluster_uuid = d->a->cluster_uuid, .limit_bytes = d->limit_bytes};
     marker_path(d, marker, sizeof marker);
     int rc = file_mkdirs(d->fast, 0700, e);
-    if (!rc)
+    if (!rc && is_dir(d->capacity))
         rc = file_mkdirs(d->capacity, 0700, e);
     if (rc)
         return rc;

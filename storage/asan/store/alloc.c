@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "base/buf.h"
 #include "base/fault.h"
+#include "storage/asan/store/format.h"
 #include "storage/asan/store/store.h"
 
 #define KEEP_MIN (256ull << 20) /* of the file system, for metadata */
@@ -22,12 +23,14 @@ static bool bit(const struct places *p, uint64_t i) { return p->bits[i / 64] >> 
 void places_look(struct places *p)
 {
     struct statvfs v;
-    if (fstatvfs(p->fd, &v) < 0)
+    if (p->fixed)
+        v = (struct statvfs){.f_blocks = p->n, .f_frsize = STORE_EXTENT};
+    else if (fstatvfs(p->fd, &v) < 0)
         return;
     /* Metadata take about 1/600 of the data, compaction at times twice that, and RocksDB's log up to 64 MiB. */
     uint64_t total = (uint64_t)v.f_blocks * v.f_frsize, least = total / 4 < KEEP_MIN ? total / 4 : KEEP_MIN;
     p->fs_free = (uint64_t)v.f_bavail * v.f_frsize;
-    p->fs_keep = total / 128 > least ? total / 128 : least;
+    p->fs_keep = p->fixed ? 0 : total / 128 > least ? total / 128 : least;
     uint64_t size = total / STORE_EXTENT < p->limit ? total / STORE_EXTENT : p->limit, reserve = size / 20;
     p->reserve = reserve < RESERVE_MIN ? RESERVE_MIN : reserve > RESERVE_MAX ? RESERVE_MAX : reserve;
     uint64_t left = places_left(p);
@@ -73,13 +76,21 @@ static void resize(struct places *p, uint64_t n)
     p->n = n;
 }
 
-int places_open(struct places *p, int fd, uint64_t limit_bytes, struct err *e)
+int places_open(struct places *p, int fd, uint64_t limit_bytes, uint64_t raw_bytes, struct err *e)
 {
     *p = (struct places){.fd = fd, .limit = limit_bytes ? limit_bytes / STORE_EXTENT : UINT64_MAX};
     struct stat st;
     if (fstat(fd, &st) < 0)
         return err_sys(e, errno, "look at extents.dat");
-    resize(p, (uint64_t)st.st_size / STORE_EXTENT);
+    p->fixed = raw_bytes > 0;
+    resize(p, (p->fixed ? raw_bytes : (uint64_t)st.st_size) / STORE_EXTENT);
+    if (p->fixed && p->n > p->limit)
+        p->n = p->limit;
+    for (uint64_t i = 0; p->fixed && i < FMT_RAW_PLACES; i++) {
+        int rc = places_mark(p, i, e);
+        if (rc < 0)
+            return rc;
+    }
     places_look(p);
     return E_OK;
 }

@@ -23,11 +23,12 @@ struct places {
     uint64_t fs_free, fs_keep; /* bytes: last looked at; never to be taken (the metadata need them) */
     uint64_t limit;     /* places at most; UINT64_MAX: what the file system has */
     uint64_t reserve;   /* the last so many places are for writes that are under way already (places_room()) */
+    bool fixed;         /* a raw device: it does not grow, and no file system is asked */
     bool full;          /* fewer than `reserve` are left; false again with twice as many */
 };
 
-/* `fd` is extents.dat, which has whole places. `limit_bytes`: it shall not grow beyond; 0 = no limit. */
-MUST_CHECK int places_open(struct places *p, int fd, uint64_t limit_bytes, struct err *e);
+/* `fd` is extents.dat, which has whole places, or with `raw_bytes` a device of that size, whose first places are its label's. `limit_bytes`: it shall not grow beyond; 0 = no limit. */
+MUST_CHECK int places_open(struct places *p, int fd, uint64_t limit_bytes, uint64_t raw_bytes, struct err *e);
 void places_close(struct places *p);
 /* At open: `place` is in use. E_CORRUPT if it is beyond the file or in use already. */
 MUST_CHECK int places_mark(struct places *p, uint64_t place, struct err *e);

@@ -37,6 +37,18 @@ struct fmt_sb {
 _Static_assert(sizeof(struct fmt_sb) == FMT_BLOCK, "superblock is one block");
 _Static_assert(offsetof(struct fmt_sb, crc) == FMT_BLOCK - 4, "no holes");
 
+/* Label of a raw capacity device, its first block. Places 0 to FMT_RAW_PLACES - 1 hold it and nothing else. */
+#define FMT_RAW_MAGIC 0x52484843u    /* "CHHR" */
+#define FMT_RAW_PLACES 4u
+struct fmt_raw {
+    uint32_t magic, version;
+    uint8_t cluster[FMT_ID_MAX], disk[FMT_ID_MAX]; /* NUL-padded text */
+    uint8_t journal_id[16];
+    uint8_t pad[FMT_BLOCK - 156];
+    uint32_t crc;
+};
+_Static_assert(sizeof(struct fmt_raw) == FMT_BLOCK, "label is one block");
+
 enum fmt_type { FMT_WRITE = 1, FMT_ZERO = 2, FMT_COPY = 3, FMT_COPY_ZERO = 4 };
 enum { FMT_FIRST = 1, FMT_LAST = 2 }; /* parts of one store_write(): replay takes all or none */
 

@@ -7,20 +7,30 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/file.h"
 #include "storage/asan/store/priv.h"
 
-struct disk_paths { char *journal, *extents, *meta, *marker; };
+struct disk_paths { char *journal, *extents, *meta, *marker; bool raw; };
+
+static bool is_raw(const char *path)
+{
+    struct stat st;
+    return path && stat(path, &st) == 0 && (S_ISBLK(st.st_mode) || S_ISREG(st.st_mode));
+}
 
 static void paths_init(struct disk_paths *p, const struct store_conf *c)
 {
+    p->raw = is_raw(c->capacity_path);
+    const char *dir = p->raw ? c->fast_path : c->capacity_path;
     p->journal = xasprintf("%s/journal", c->fast_path);
-    p->extents = xasprintf("%s/extents.dat", c->capacity_path);
-    p->meta = xasprintf("%s/meta", c->capacity_path);
-    p->marker = xasprintf("%s/formatting", c->capacity_path);
+    p->extents = p->raw ? xstrdup(c->capacity_path) : xasprintf("%s/extents.dat", c->capacity_path);
+    p->meta = xasprintf("%s/meta", dir);
+    p->marker = xasprintf("%s/formatting", dir);
 }
 
 static void paths_free(struct disk_paths *p)
@@ -46,7 +56,7 @@ static int check_dir(const char *what, const char *path, struct err *e)
 static int check_conf(const struct store_conf *c, struct err *e)
 {
     int rc = check_dir("fast", c->fast_path, e);
-    if (rc == E_OK)
+    if (rc == E_OK && !is_raw(c->capacity_path))
         rc = check_dir("capacity", c->capacity_path, e);
     if (rc < 0)
         return rc;
@@ -96,6 +106,60 @@ static void remove_flat_dir(const char *path)
     rmdir(path);
 }
 
+/* ---- raw capacity devices ---- */
+
+static int size_of(int fd, const char *path, uint64_t *ret_bytes, struct err *e)
+{
+    off_t end = lseek(fd, 0, SEEK_END); /* of block devices, too */
+    if (end < 0)
+        return err_sys(e, errno, "size of %s", path);
+    if (end < (off_t)(64u << 20))
+        return err_set(e, E_INVAL, "%s has %lld bytes: at least 64 MiB are needed", path, (long long)end);
+    *ret_bytes = (uint64_t)end;
+    return E_OK;
+}
+
+/* Nothing but zeroes at its beginning, where file systems, partition tables, RAID and LVM put their signatures, and nobody
+ * (a mount, device mapper) has it. */
+static int must_be_blank(const char *path, struct err *e)
+{
+    struct stat st;
+    const size_t n = FMT_RAW_PLACES * STORE_EXTENT;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | (stat(path, &st) == 0 && S_ISBLK(st.st_mode) ? O_EXCL : 0));
+    if (fd < 0)
+        return errno == EBUSY ? err_set(e, E_BUSY, "%s is mounted or used by another program", path) : err_sys(e, errno, "open %s", path);
+    uint64_t bytes;
+    uint8_t *p = xcalloc(1, n);
+    int rc = size_of(fd, path, &bytes, e);
+    if (rc == E_OK && pread(fd, p, n, 0) != (ssize_t)n)
+        rc = err_sys(e, errno ? errno : EIO, "read %s", path);
+    if (rc == E_OK && (p[0] || memcmp(p, p + 1, n - 1)))
+        rc = err_set(e, E_CONFLICT, "%s is not blank: it may hold data; nothing was changed. If it may be used: wipefs -a %s and "
+                     "blkdiscard or zero its first MiB", path, path);
+    free(p);
+    close(fd);
+    return rc;
+}
+
+static int raw_label(const struct dev *d, const struct store_conf *c, const uint8_t journal_id[16], struct err *e)
+{
+    struct fmt_raw *l;
+    void *block = NULL;
+    if (posix_memalign(&block, FMT_BLOCK, FMT_BLOCK) != 0)
+        return err_set(e, E_NOMEM, "label %s: out of memory", d->path);
+    l = block;
+    memset(l, 0, sizeof *l);
+    l->magic = htole32(FMT_RAW_MAGIC);
+    l->version = htole32(FMT_VERSION);
+    memcpy(l->cluster, c->cluster_uuid, strlen(c->cluster_uuid));
+    memcpy(l->disk, c->disk_id, strlen(c->disk_id));
+    memcpy(l->journal_id, journal_id, 16);
+    l->crc = htole32(crc32c(0, l, FMT_BLOCK - 4));
+    int rc = dev_write(d, block, FMT_BLOCK, 0);
+    free(block);
+    return rc < 0 ? err_sys(e, -rc, "write the label of %s", d->path) : E_OK;
+}
+
 static int put_label(const struct disk_paths *p, const struct store_conf *c, const uint8_t journal_id[16], struct err *e)
 {
     struct meta *m;
@@ -125,13 +189,16 @@ static int format(const struct disk_paths *p, const struct store_conf *c, struct
     if (rc < 0)
         return rc;
     unlink(p->journal);
-    unlink(p->extents);
+    if (!p->raw)
+        unlink(p->extents);
     remove_flat_dir(p->meta);
     if (getrandom(journal_id, sizeof journal_id, 0) != sizeof journal_id)
         return err_sys(e, errno, "getrandom");
     rc = put_label(p, c, journal_id, e);
-    if (rc == E_OK && (rc = dev_open(&extents, p->extents, true, false, "extents", e)) == E_OK) {
-        if (dev_sync(&extents) < 0)
+    if (rc == E_OK && (rc = dev_open(&extents, p->extents, !p->raw, false, "extents", e)) == E_OK) {
+        if (p->raw)
+            rc = raw_label(&extents, c, journal_id, e);
+        if (rc == E_OK && dev_sync(&extents) < 0)
             rc = err_set(e, E_IO, "sync %s", p->extents);
         dev_close(&extents);
     }
@@ -139,11 +206,12 @@ static int format(const struct disk_paths *p, const struct store_conf *c, struct
         rc = journal_format(p->journal, c->cluster_uuid, c->disk_id, journal_id, c->journal_bytes, e);
     if (rc == E_OK)
         rc = sync_dir(c->fast_path, e);
+    const char *dir = p->raw ? c->fast_path : c->capacity_path;
     if (rc == E_OK)
-        rc = sync_dir(c->capacity_path, e);
+        rc = sync_dir(dir, e);
     if (rc == E_OK && unlink(p->marker) < 0)
         rc = err_sys(e, errno, "remove %s", p->marker);
-    return rc == E_OK ? sync_dir(c->capacity_path, e) : rc;
+    return rc == E_OK ? sync_dir(dir, e) : rc;
 }
 
 /* The marker names who was formatting. */
@@ -167,12 +235,12 @@ static int format_if_wanted(const struct disk_paths *p, const struct store_conf 
         int rc = check_marker(p, c, e);
         if (rc < 0)
             return rc;
-    } else if (exists(p->journal) || exists(p->extents) || exists(p->meta)) {
+    } else if (exists(p->journal) || (!p->raw && exists(p->extents)) || exists(p->meta)) {
         return E_OK;
     }
     if (!c->create)
         return err_set(e, E_NOTFOUND, "%s holds no Cohort disk", c->capacity_path);
-    int rc = marker ? E_OK : must_be_empty(c->capacity_path, e);
+    int rc = marker ? E_OK : p->raw ? must_be_blank(c->capacity_path, e) : must_be_empty(c->capacity_path, e);
     if (rc == E_OK && !marker)
         rc = must_be_empty(c->fast_path, e);
     return rc == E_OK ? format(p, c, e) : rc;
@@ -217,6 +285,35 @@ static int check_meta_label(struct store *s, const struct disk_paths *p, const s
     return a.seen ? E_OK : err_set(e, E_CORRUPT, "%s has no label", p->meta);
 }
 
+/* Is the device, whose name may have changed with the order of disks, the one that belongs to this journal? */
+static int check_raw(struct store *s, const struct store_conf *c, struct err *e)
+{
+    const char *path = s->extents.path;
+    struct fmt_raw *l;
+    void *block = NULL;
+    if (flock(s->extents.fd, LOCK_EX | LOCK_NB) < 0)
+        return err_set(e, E_BUSY, "%s is in use by another process", path);
+    int rc = size_of(s->extents.fd, path, &s->raw_bytes, e);
+    if (rc == E_OK && posix_memalign(&block, FMT_BLOCK, FMT_BLOCK) != 0)
+        rc = err_set(e, E_NOMEM, "read the label of %s: out of memory", path);
+    if (rc < 0)
+        return rc;
+    rc = dev_read(&s->extents, block, FMT_BLOCK, 0);
+    l = block;
+    if (rc < 0)
+        rc = err_sys(e, -rc, "read the label of %s", path);
+    else if (le32toh(l->magic) != FMT_RAW_MAGIC || le32toh(l->crc) != crc32c(0, l, FMT_BLOCK - 4))
+        rc = err_set(e, E_CORRUPT, "%s has no label of ours, or a damaged one: it is another device, or was overwritten", path);
+    else if (le32toh(l->version) != FMT_VERSION)
+        rc = err_set(e, E_VERSION, "%s: format %u, this Cohort reads %u", path, le32toh(l->version), FMT_VERSION);
+    else
+        rc = compare(path, (char *)l->cluster, (char *)l->disk, c, e);
+    if (rc == E_OK && memcmp(l->journal_id, s->journal.sb.journal_id, 16) != 0)
+        rc = err_set(e, E_CONFLICT, "%s and the journal in %s were not made together: check the paths", path, c->fast_path);
+    free(block);
+    return rc;
+}
+
 static int open_all(struct store *s, const struct disk_paths *p, const struct store_conf *c, struct err *e)
 {
     int rc = journal_open(&s->journal, p->journal, e);
@@ -228,6 +325,8 @@ static int open_all(struct store *s, const struct disk_paths *p, const struct st
     if (rc < 0)
         return rc;
     rc = dev_open(&s->extents, p->extents, false, false, "extents", e);
+    if (rc == E_OK && p->raw)
+        rc = check_raw(s, c, e);
     if (rc == E_OK)
         rc = meta_open(p->meta, false, &s->meta, e);
     if (rc == E_NOTFOUND)

@@ -15,7 +15,7 @@ struct destage_job;
 struct store {
     uv_loop_t *loop;
     char *fast, *capacity;
-    uint64_t limit_bytes;
+    uint64_t limit_bytes, raw_bytes; /* raw: size of the capacity device, 0 = it is a directory */
     struct uring uring;
     struct index index;
     struct journal journal;

@@ -22,8 +22,9 @@ add_library(c_store STATIC
 target_link_libraries(c_store PUBLIC cohort_flags c_base PkgConfig::UV PkgConfig::URING PRIVATE ${ROCKSDB_LIBRARY})
 target_link_libraries(c_volume PUBLIC c_store)
 
-foreach(topic basic powercut damage label)
+foreach(topic basic damage label)
   cohort_unit_test(store_${topic} LIBS c_store)
 endforeach()
+cohort_unit_test(store_powercut LIBS c_store TIMEOUT 300) # a RocksDB is opened some 400 times
 cohort_unit_test(store_cache LIBS c_store m)
 cohort_fuzz(store LIBS c_store)

@@ -143,7 +143,7 @@ static int on_ext(void *arg, const struct store_shard_id *id, uint32_t index, co
 static int load(struct store *s, struct err *e)
 {
     static const struct meta_visitor v = {on_label, on_number, on_fence, on_progress, on_ext};
-    int rc = places_open(&s->places, s->extents.fd, s->limit_bytes, e);
+    int rc = places_open(&s->places, s->extents.fd, s->limit_bytes, s->raw_bytes, e);
     if (rc == E_OK)
         rc = meta_load(s->meta, &v, s, e);
     if (rc == E_OK)

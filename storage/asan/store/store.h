@@ -37,7 +37,9 @@ struct store_shard_id { struct id volume; uint32_t index; };
 
 struct store_conf {
     const char *fast_path;      /* directory for the journal; E_INVAL names what is wrong with it */
-    const char *capacity_path;  /* directory for extents and metadata; may equal fast_path */
+    /* Directory for extents and metadata, may equal fast_path; or a block device (or a file that stands for one) for extents
+     * alone: the metadata are then at fast_path. A device that holds anything is refused with E_CONFLICT. */
+    const char *capacity_path;
     const char *disk_id, *cluster_uuid; /* labels: a directory labelled otherwise is refused with E_CONFLICT */
     uint64_t limit_bytes;       /* extents may take so much of capacity_path; 0 = what the file system has */
     uint64_t journal_bytes;     /* size of the ring at creation, a multiple of 1 MiB, >= 16 MiB */
