@@ -12,7 +12,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from lab import LAB, MIB, cables, check, note, run, wait_for  # noqa: E402
 
 LOAD = ["fio", "--name=links", "--ioengine=nbd", "--uri=nbd+unix:///links?socket=/run/cohort/nbd.sock", "--rw=randwrite",
-        "--bsrange=4k-256k", "--iodepth=16", "--size=256m", "--rate=12m", "--verify=crc32c", "--verify_fatal=1", "--output-format=json"]
+        "--bsrange=4k-256k", "--iodepth=16", "--size=256m", "--rate=12m", "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0",
+        "--output-format=json"]
 HOLD_S = 4  # longer than a silent replica is waited for (2.5 s)
 
 
