@@ -197,7 +197,7 @@ void host_frame(struct frame *f)
         net_reply(f, E_IO, 0);
         return;
     }
-    if (replica_early(&n->replica, &f->m, incarnation)) {
+    if (replica_early(&n->replica, &f->m, incarnation) && !MUTANT(REPLICA_NO_CHAIN)) {
         early_keep(f);
         return;
     }

@@ -171,8 +171,10 @@ void core_poll(int i)
     if (!n->up || !n->serving || !n->view.rev)
         return;
     bool mine = n->view.owner == i;
-    if (n->core && (!mine || n->view.epoch > n->core_epoch))
+    if (n->core && (!mine || n->view.epoch > n->core_epoch)) {
         core_close(i);
+        n->rogue = false; /* whoever went on without the volume has noticed */
+    }
     if (!mine || n->core)
         return;
     bool fresh = n->view.epoch > n->used_epoch && n->view.epoch != n->first_epoch;
