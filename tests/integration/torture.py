@@ -147,7 +147,7 @@ class Script:
 
     def full(self):
         """No capacity disk grows any more: each ends ROOM behind what it has reserved. Writes of new data use that up and then
-        wait until there is room again; whether they got so far is in the table, tests/unit/test_store_* fill disks for certain."""
+        wait until there is room again; whether they got so far is in the table, tests/unit/test_store_basic.c fills disks for certain."""
         for node in self.lab.names:
             disks = json.loads(self.lab.command("disk", node, "status"))["disks"]
             used = next(d["used_bytes"] for d in disks if d["name"] == "capacity")
@@ -222,7 +222,7 @@ def scenario(lab, args):
     hosts = rng.sample(lab.names, 2)
     for guest, host in zip((fio, files), hosts):
         guest.create(host)
-    lab.probe_on(lab.others(*hosts)[0])
+    lab.probe_on(hosts[0])  # the node that is not killed before the end
     for guest in (fio, files):
         guest.wait_http(180)
     note("both guests answer")
