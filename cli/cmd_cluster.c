@@ -1,8 +1,10 @@
 /* cohort cluster: found, join, status, join tokens. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/file.h"
 #include "cli/cmds.h"
 #include "cli/show.h"
@@ -114,7 +116,7 @@ static char *cell_vms(const json_t *o)
 static const struct field status_fields[] = {
     {"CLUSTER", "name"},   {"UUID", "uuid"},       {"THIS NODE", "this_node"},   {"COORDINATOR", "coordinator"},
     {"NODES", .fn = cell_nodes}, {"DATABASE", .fn = cell_database}, {"VOLUMES", .fn = cell_volumes}, {"VMS", .fn = cell_vms},
-    {"VERSION", "version"}, {0},
+    {"VERSION", "version"}, {"KEY", "key"}, {0},
 };
 static const struct field alarm_fields[] = {
     {"SEVERITY", "severity"}, {"OBJECT", "object"}, {"MESSAGE", "message"}, {"NEXT", "next"}, {0},
@@ -146,6 +148,45 @@ static int run_status(struct cli *c)
     return EXIT_DONE;
 }
 
+/* The passphrase: the bytes of a file up to its last line end, or standard input's first line. Never from the command line, which
+ * others on this machine can see. */
+static int read_passphrase(struct cli *c, char *out, size_t size)
+{
+    const char *path = args_get(c, "key-file");
+    FILE *f = path ? fopen(path, "r") : stdin;
+    if (!f)
+        return fail_set(&c->fail, EXIT_USAGE, "cannot read %.200s: %s", path, strerror(errno));
+    if (!path && isatty(0))
+        fprintf(stderr, "passphrase: ");
+    size_t n = path ? fread(out, 1, size - 1, f) : fgets(out, (int)size, f) ? strlen(out) : 0;
+    if (path)
+        fclose(f);
+    while (n && (out[n - 1] == '\n' || out[n - 1] == '\r'))
+        n--;
+    out[n] = '\0';
+    if (n == size - 1 || strlen(out) != n || n < 8)
+        return fail_set(&c->fail, EXIT_USAGE, "the passphrase must be text of 8 to 65536 bytes");
+    return EXIT_DONE;
+}
+
+static int run_key(struct cli *c)
+{
+    static char pass[65538];
+    struct answer a;
+    bool set = strcmp(c->pos[0], "set") == 0;
+    if (!set && strcmp(c->pos[0], "unlock") != 0)
+        return fail_set(&c->fail, EXIT_USAGE, "\"%.40s\" is neither set nor unlock", c->pos[0]);
+    int rc = read_passphrase(c, pass, sizeof pass);
+    if (rc == EXIT_DONE)
+        rc = cli_call(c, "POST", set ? "/cluster/key" : "/cluster/key/unlock", json_pack("{s:s}", "passphrase", pass), &a);
+    memset(pass, 0, sizeof pass);
+    if (rc != EXIT_DONE)
+        return rc;
+    return set ? cli_finish(c, &a, "the cluster key is locked by this passphrase now. Without it encrypted volumes are lost: keep it safe, elsewhere")
+               : cli_finish(c, &a, "unlocked; the other nodes get the key from this one");
+}
+
+static const struct opt key_opts[] = {{"key-file", "FILE", 0, "text file instead of a passphrase on standard input"}, {0}};
 static const struct opt token_opts[] = {
     {"role", "ROLE", 0, "join, the only one"},
     {"ttl", "TIME", 0, "how long it is valid (default 1h)"},
@@ -170,6 +211,7 @@ const struct cmd cmds_cluster[] = {
              "disk_isolate_ms  and one this slow is isolated, if other copies are good (125)\n"
              "disk_slow_s      (60)"},
     {"cluster", "status", "", run_status, NULL, "members, health, alarms and what to do about them"},
+    {"cluster", "key", "set|unlock", run_key, key_opts, "key of encrypted volumes: make it or change its passphrase; unlock it after a power cut"},
     {"cluster", "token", "", run_token, token_opts, "make a token with which one more node joins"},
     {0},
 };

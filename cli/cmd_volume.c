@@ -38,7 +38,7 @@ static const struct field fields[] = {
     {"NAME", "name"}, {"ID", "id", F_ONE}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE}, {"COPIES", "replicas", F_NUMBER}, {"HEALTH", "health"},
     {"VM", "vm"}, {"OWNER", "owner"}, {"STATE", "state"}, {"PURPOSE", "purpose"}, {"SEALED", "sealed", F_ONE}, {"EPOCH", "epoch", F_ONE},
     {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"WHY", "health_reason"},
-    {"CHECKED", .kind = F_ONE, .fn = cell_check}, {"IOPS LIMIT", .kind = F_ONE, .fn = cell_iops}, {"RATE LIMIT", .kind = F_ONE, .fn = cell_bandwidth}, {0},
+    {"ENCRYPTED", "encrypted", F_ONE}, {"CHECKED", .kind = F_ONE, .fn = cell_check}, {"IOPS LIMIT", .kind = F_ONE, .fn = cell_iops}, {"RATE LIMIT", .kind = F_ONE, .fn = cell_bandwidth}, {0},
 };
 
 /* "n1/d0, n2/d0 (behind; node dead)" */
@@ -92,6 +92,8 @@ static int run_create(struct cli *c)
     if (rc != EXIT_DONE)
         return rc;
     json_t *body = json_pack("{s:s, s:I}", "name", c->pos[0], "size_bytes", (json_int_t)size);
+    if (body && args_has(c, "encrypted"))
+        json_object_set_new(body, "encrypted", json_true());
     if (body && replicas)
         json_object_set_new(body, "replicas", json_integer(replicas));
     rc = cli_call(c, "POST", c->cmd->path, body, &a);
@@ -196,6 +198,7 @@ static int run_clone(struct cli *c)
 
 static const struct opt create_opts[] = {
     {"size", "SIZE", OPT_REQUIRED, "from 1M to 4T"},
+    {"encrypted", NULL, 0, "every copy holds ciphertext only (AES-256-XTS); needs the cluster key: cohort cluster key set"},
     {"replicas", "N", 0, "copies on different nodes, 1 to 3 (default: 3, or as many as there are nodes)"},
     {0},
 };

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/id.h"
 #include "cluster/cdb.h"
+#include "cluster/keyring.h"
 
 struct ops;
 struct daemon;
@@ -46,6 +47,7 @@ struct volume_spec {
     int64_t replicas;    /* 0: as many as there are nodes with disks, at most 3 */
     int64_t shard_bytes; /* 0: smallest power of two >= 1 GiB that makes at most 64 shards */
     const char *purpose; /* disk|image */
+    bool encrypted;      /* needs the cluster key here */
 };
 MUST_CHECK int op_volume_create(struct ops *o, const struct volume_spec *s, op_done *done, void *arg, struct err *e);
 MUST_CHECK int op_volume_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
@@ -62,6 +64,13 @@ MUST_CHECK int op_volume_resize(struct ops *o, const char *name, int64_t size_by
 #define VOLUME_BURST_MS 1000 /* unless said otherwise */
 struct volume_limits { int64_t iops, bandwidth_bytes, burst_ms; };
 MUST_CHECK int op_volume_limits(struct ops *o, const char *name, const struct volume_limits *l, op_done *done, void *arg, struct err *e);
+
+/* The cluster key: made, or given a new passphrase (needs the key here, then). Unlocking ends at once. */
+struct key_change { const char *passphrase; uint8_t key[KEYRING_KEY]; char text[KEYRING_TEXT]; /* the latter two: the operation's */ };
+MUST_CHECK int op_key_set(struct ops *o, struct key_change *k, op_done *done, void *arg, struct err *e);
+void ops_key_changed(struct key_change *k, int status); /* call in `done`: puts the key into use */
+MUST_CHECK int op_key_unlock(struct ops *o, const char *passphrase, struct err *e);
+const char *ops_key_state(const struct cdb_view *v); /* none|locked|unlocked, here */
 
 /* Asks for a consistency check; whoever owns the volume does it, as a task "check" with progress. */
 MUST_CHECK int op_volume_check(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);

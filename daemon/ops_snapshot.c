@@ -67,6 +67,8 @@ static int check_take(const struct take *k, const struct cdb_view *v, struct buf
             return E_NOTFOUND;
         if (strcmp(vol->purpose, "disk") != 0 || vol->sealed || strcmp(vol->state, "ready") != 0)
             return err_set(e, E_INVAL, "volume %s cannot be written, so there is nothing to hold still\nclone it instead", vol->name);
+        if (*vol->key) /* reads would pass two layers of decryption */
+            return err_set(e, E_INVAL, "volume %s is encrypted: encrypted volumes cannot have snapshots\ncopy it instead, e.g. nbdcopy between two exports", vol->name);
         snprintf(full, sizeof full, "%s@%s", vol->name, s->name);
         if (cdb_find_name(v, CDB_T_VOLUME, full))
             return err_set(e, E_EXISTS, "snapshot %s exists already", full);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "cluster/copies.h"
+#include "cluster/keyring.h"
 #include "daemon/jin.h"
 #include "daemon/op.h"
 
@@ -67,6 +68,12 @@ int volume_insert(const struct cdb_view *v, struct cdb_txn *t, const char *id, c
     int rc = volume_check(v, s, &replicas, &shard, e);
     if (rc != E_OK)
         return rc;
+    char key[KEYRING_TEXT] = "";
+    const struct cdb_cluster *cluster = cdb_cluster_get(v, "cluster");
+    if (s->encrypted && (!cluster || !*cluster->key))
+        return err_set(e, E_UNAVAIL, "encryption needs the cluster key, and there is none\nmake it first: cohort cluster key set");
+    if (s->encrypted && (rc = keyring_volume_new(key, e)) != E_OK)
+        return rc;
     cdb_txn_require_absent(t, CDB_T_VOLUME, id);
     cdb_txn_insert(t, CDB_T_VOLUME, id);
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_name, s->name);
@@ -77,6 +84,7 @@ int volume_insert(const struct cdb_view *v, struct cdb_txn *t, const char *id, c
     cdb_txn_set_int(t, CDB_T_VOLUME, id, CDB_VOLUME_epoch, 1);
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_purpose, s->purpose);
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_state, "ready");
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_key, key);
     return E_OK;
 }
 
@@ -343,6 +351,10 @@ enum volume_health ops_volume_health(const struct cdb_view *v, const struct cdb_
         short_of += n < vol->replicas;
         if (n < fewest)
             fewest = n;
+    }
+    if (*vol->key && !keyring_has()) {
+        snprintf(why, 160, "encrypted, and this node does not have the cluster key: its I/O waits; cohort cluster key unlock");
+        return VOLUME_PARKED;
     }
     why[0] = '\0';
     if (full && !vol->sealed) {

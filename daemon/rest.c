@@ -34,6 +34,8 @@ static const struct rest_route routes[] = {
     {"GET", API "/cluster/ca", ROLE_NONE, rest_cluster_ca, 0, 0},
     {"POST", API "/cluster/init", ROLE_ADMIN, rest_cluster_init, SMALL, ROUTE_LOCAL},
     {"POST", API "/cluster/join", ROLE_ADMIN, rest_cluster_join, SMALL, ROUTE_LOCAL},
+    {"POST", API "/cluster/key", ROLE_ADMIN, rest_key_set, 70000, 0},
+    {"POST", API "/cluster/key/unlock", ROLE_ADMIN, rest_key_unlock, 70000, 0},
     {"POST", API "/cluster/tokens", ROLE_ADMIN, rest_cluster_token, SMALL, 0},
     {"POST", API "/cluster/join-requests", ROLE_NONE, rest_join_request, 4 * SMALL, 0},
     {"GET", API "/nodes", ROLE_VIEWER, rest_node_list, 0, 0},

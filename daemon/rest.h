@@ -109,6 +109,8 @@ void rest_volume_get(struct rest_req *rq);
 void rest_volume_create(struct rest_req *rq);
 void rest_volume_delete(struct rest_req *rq);
 void rest_volume_resize(struct rest_req *rq);
+void rest_key_set(struct rest_req *rq);
+void rest_key_unlock(struct rest_req *rq);
 void rest_volume_check(struct rest_req *rq);
 void rest_volume_limits(struct rest_req *rq);
 void rest_volume_clone(struct rest_req *rq);

@@ -117,6 +117,7 @@ void rest_cluster_get(struct rest_req *rq)
         alarm_add(alarms, "alarm", "database", "this node has no contact with a majority of voters: what is shown may be old, and nothing can be changed from here",
                   "check the network between the nodes and that most voters are up");
     json_object_set_new(o, "name", json_string(c->name));
+    json_object_set_new(o, "key", json_string(ops_key_state(v))); /* of encrypted volumes: none|locked|unlocked on this node */
     json_object_set_new(o, "uuid", json_string(c->uuid));
     json_object_set_new(o, "coordinator", json_string(ops_name(v, CDB_T_NODE, c->coordinator)));
     json_object_set_new(o, "coordinator_term", json_integer(c->coordinator_term));

@@ -175,6 +175,7 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
     put_str(o, "health", volume_health_name(h));
     put_str(o, "health_reason", why);
     put_str(o, "vm", user ? user->name : "");
+    put_bool(o, "encrypted", *vol->key != '\0');
     put_int(o, "iops", vol->iops);
     put_int(o, "bandwidth_bytes", vol->bandwidth_bytes);
     put_int(o, "burst_ms", vol->burst_ms);

@@ -119,6 +119,7 @@ void rest_volume_create(struct rest_req *rq)
         {"name", JIN_STR, true, &s->name},
         {"size_bytes", JIN_INT, true, &s->size_bytes, VOLUME_MIN_BYTES, VOLUME_MAX_BYTES},
         {"replicas", JIN_INT, false, &s->replicas, 1, 3},
+        {"encrypted", JIN_BOOL, false, &s->encrypted},
         {"shard_bytes", JIN_INT, false, &s->shard_bytes, INT64_C(1) << 30, INT64_C(64) << 30},
     };
     if (rest_read(rq, f, N(f)))
@@ -138,6 +139,35 @@ void rest_volume_resize(struct rest_req *rq)
     const struct jin_field f[] = {{"size_bytes", JIN_INT, true, &s->size_bytes, VOLUME_MIN_BYTES, VOLUME_MAX_BYTES}};
     if (rest_read(rq, f, N(f)))
         rest_started(rq, op_volume_resize(rq->r->ops, rq->arg[0], s->size_bytes, rest_done, rq, &e), &e);
+}
+
+static void key_done(void *arg, int status, const struct err *e, const char *id)
+{
+    struct rest_req *rq = arg;
+    ops_key_changed(rq->priv, status);
+    rest_done(rq, status, e, id);
+}
+
+void rest_key_set(struct rest_req *rq)
+{
+    struct key_change *k = rest_priv(rq, sizeof *k);
+    struct err e;
+    const struct jin_field f[] = {{"passphrase", JIN_STR, true, &k->passphrase, 1, KEYRING_PASS_MAX}};
+    if (rest_read(rq, f, N(f)))
+        rest_started(rq, op_key_set(rq->r->ops, k, key_done, rq, &e), &e);
+}
+
+void rest_key_unlock(struct rest_req *rq)
+{
+    const char *text = NULL;
+    struct err e;
+    const struct jin_field f[] = {{"passphrase", JIN_STR, true, &text, 1, KEYRING_PASS_MAX}};
+    if (!rest_read(rq, f, N(f)))
+        return;
+    if (op_key_unlock(rq->r->ops, text, &e))
+        rest_fail(rq, &e);
+    else
+        rest_ok(rq, 200, NULL);
 }
 
 void rest_volume_check(struct rest_req *rq)

@@ -2,7 +2,8 @@
 """Damage on disks, in a cluster that runs: bits of one copy flip and a check repairs them; the copy that serves reads is damaged
 and the reader does not notice; all copies of a block are damaged and it is refused, never served, and named; whole structures of
 a disk are damaged while its node is off (seeded), and the node comes back: the data stay right, the volume becomes healthy again or
-the disk is refused with the volumes it held. Limits of a volume (QoS) are measured on the way."""
+the disk is refused with the volumes it held. Limits (QoS) are measured, and the
+plaintext of an encrypted volume is searched for on all disks."""
 
 import json
 import os
@@ -191,6 +192,59 @@ def limits(lab, node):
     note(f"100 IOPS, burst 1 s: {total} writes in 5 s")
 
 
+def on_disks(lab, marker):
+    """Nodes on whose disks the marker lies in clear: journals, extents, metadata, everything."""
+    found = []
+    for name in lab.names:
+        for root in (fast(lab, name), capacity(lab, name)):
+            done = subprocess.run(["grep", "-rlaF", marker, root], stdout=subprocess.PIPE, text=True)
+            found += [name] if done.stdout else []
+    return sorted(set(found))
+
+
+def encryption(lab, node, scratch):
+    key, wrong, marker = os.path.join(scratch, "key"), os.path.join(scratch, "wrong"), "Plainly-Readable-7f3a91"
+    for path, text in ((key, "a long enough passphrase\n"), (wrong, "another passphrase\n")):
+        with open(path, "w") as f:
+            f.write(text)
+    text = os.path.join(scratch, "text")
+    with open(text, "w") as f:
+        f.write((marker + "\n") * 4000)
+    os.truncate(text, 64 * 1024)
+    lab.cli("cluster", "key", "set", "--key-file", key)
+    lab.cli("volume", "create", "secret", "--size", "16M", "--encrypted")
+    lab.cli("volume", "create", "open", "--size", "16M")
+    lab.exec(node, "qemu-io", "-f", "raw", "-c", f"write -s {text} 1M 64k", uri("secret"))
+    check(on_disks(lab, marker) == [], f"plaintext of an encrypted volume lies on the disks of {on_disks(lab, marker)}")
+    lab.exec(node, "qemu-io", "-f", "raw", "-c", f"write -s {text} 1M 64k", uri("open"))
+    check(on_disks(lab, marker) == sorted(lab.names), "the search for plaintext finds none where there is some")
+    whole = os.path.join(scratch, "whole")
+    with open(text, "rb") as f, open(whole, "wb") as out:
+        out.write(bytes(MIB) + f.read())
+        out.truncate(16 * MIB)
+    equal(lab, node, whole, "secret")
+    equal(lab, lab.others(node)[0], whole, "secret")
+    result = run_check(lab, "secret")
+    check(result["bad_bytes"] == 0 and result["checked_bytes"] == 16 * MIB, f"{result}")
+    note("encrypted: no plaintext on any disk (and some of the other volume); read back right on two nodes; copies equal")
+    for name in lab.names:
+        lab.kill(name)
+    for name in lab.names:
+        lab.start(name)
+    for name in lab.names:
+        lab.wait_node(name, "up")
+    wait_for(lambda: lab.api("GET", "/cluster")["key"] == "locked", 30, "the cluster to be locked after a power cut")
+    row = lab.api("GET", "/volumes/secret")
+    check(row["health"] == "parked" and "unlock" in row["health_reason"], f"a locked volume does not say so: {row}")
+    refused = lab.command("cohort", node, "--", "cluster", "key", "unlock", "--key-file", wrong, check_status=False)
+    check("wrong passphrase" in str(refused) or lab.api("GET", "/cluster")["key"] == "locked", "a wrong passphrase unlocks")
+    lab.cli("cluster", "key", "unlock", "--key-file", key)
+    for name in lab.names:
+        wait_for(lambda: lab.api_on(name, "GET", "/cluster")["key"] == "unlocked", 20, f"{name} to get the key from a peer")
+    equal(lab, lab.others(node)[0], whole, "secret")
+    note("power cut of all nodes: locked, parked and said; unlocked at one node all serve again")
+
+
 def scenario(lab, args):
     rng = random.Random(args.seed)
     note(f"seed {args.seed}")
@@ -208,6 +262,7 @@ def scenario(lab, args):
     served_copy(lab, rng, node, source)
     all_copies(lab, rng, node, source)
     limits(lab, node)
+    encryption(lab, node, scratch)
     offline(lab, rng, node, source, args.rounds)
 
 

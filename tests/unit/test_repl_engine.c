@@ -1,6 +1,11 @@
 /* Three storage engines in one process, each with its own disk, certificate and port on loopback, on the in-memory
  * database: writes, loss and return of a replica, change of owner with fencing, lease, wiped disk, deletion. */
+#include <ftw.h>
+#include <fcntl.h>
 #include "test_repl_engine_util.h"
+#include "cluster/keyring.h"
+#include "base/file.h"
+#include "base/clock.h"
 
 /* ---- tests ---- */
 
@@ -340,6 +345,179 @@ static void test_delete(void **state)
     WAIT_FOR(io(0, ASAN_READ, 0, 512, buf) == E_NOTFOUND);
 }
 
+/* ---- damage ---- */
+
+static int64_t checked(const char *what)
+{
+    const struct cdb_volume *v = cdb_volume_get(view(), volume);
+    for (size_t i = 0; i < v->check_result.n; i++)
+        if (!strcmp(v->check_result.k[i], what))
+            return v->check_result.v[i];
+    return -1;
+}
+
+static void run_check(void)
+{
+    int64_t asked = clock_wall_ms();
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_check_asked_ms, asked);
+    commit(t);
+    WAIT_FOR(cdb_volume_get(view(), volume)->check_done_ms >= asked);
+}
+
+/* Changes a bit of the extent file where `block` lies; false: it is not there (yet). */
+static bool damage(int i, const uint8_t *block)
+{
+    char dir_i[512], file[600], *text;
+    size_t len;
+    path(dir_i, sizeof dir_i, "capacity%d", i);
+    snprintf(file, sizeof file, "%s/extents.dat", dir_i);
+    if (file_read(file, 1u << 30, &text, &len, NULL))
+        return false;
+    uint8_t *at = memmem(text, len, block, 4096);
+    bool found = at != NULL;
+    if (found) {
+        uint8_t b = at[99] ^ 4;
+        int fd = open(file, O_WRONLY);
+        assert_int_equal(pwrite(fd, &b, 1, (off_t)(at - (uint8_t *)text) + 99), 1);
+        assert_int_equal(fsync(fd), 0);
+        close(fd);
+    }
+    free(text);
+    return found;
+}
+
+static void test_check_repairs(void **state)
+{
+    (void)state;
+    static uint8_t data[64 * 4096], got[4096];
+    const uint64_t at = SHARD + 8 * 4096;
+    char bad[40];
+    make_volume(0);
+    for (size_t i = 0; i < sizeof data; i++)
+        data[i] = (uint8_t)rnd(256);
+    assert_int_equal(io(0, ASAN_WRITE, at, sizeof data, data), 0);
+    WAIT_FOR(in_sync() == 3);
+    run_check();
+    assert_int_equal(checked("bad_bytes"), 0);
+    assert_true(checked("checked_bytes") > 0);
+    WAIT_FOR(damage(1, data + 4096)); /* once it is destaged */
+    WAIT_FOR(damage(1, data + 2 * 4096));
+    WAIT_FOR(damage(2, data + 40 * 4096));
+    run_check();
+    assert_int_equal(checked("bad_bytes"), 3 * 4096);
+    assert_int_equal(checked("repaired_bytes"), 3 * 4096);
+    assert_int_equal(checked("unrepairable_bytes"), 0);
+    run_check();
+    assert_int_equal(checked("bad_bytes"), 0);
+    for (int i = 0; i < NODES; i++)
+        WAIT_FOR(damage(i, data + 5 * 4096));
+    run_check();
+    assert_int_equal(checked("bad_bytes"), 4096);
+    assert_int_equal(checked("unrepairable_bytes"), 4096);
+    snprintf(bad, sizeof bad, "%llu+4096", (unsigned long long)at + 5 * 4096);
+    assert_int_equal(cdb_volume_get(view(), volume)->check_bad.n, 1);
+    assert_string_equal(cdb_volume_get(view(), volume)->check_bad.v[0], bad);
+    assert_int_equal(io(0, ASAN_READ, at + 5 * 4096, 4096, got), E_CORRUPT);
+    assert_int_equal(io(0, ASAN_WRITE, at + 5 * 4096, 4096, data), 0);
+    assert_int_equal(io(0, ASAN_READ, at + 5 * 4096, 4096, got), 0);
+    assert_memory_equal(got, data, 4096);
+    run_check();
+    assert_int_equal(checked("bad_bytes"), 0);
+    assert_int_equal(cdb_volume_get(view(), volume)->check_bad.n, 0);
+    assert_int_equal(in_sync(), 3); /* no copy was taken out for it */
+}
+
+/* ---- encryption ---- */
+
+static const char marker[] = "in the clear, where nobody may see it";
+static unsigned n_marked;
+
+static int look_for_marker(const char *p, const struct stat *st, int type, struct FTW *f)
+{
+    char *text;
+    size_t len;
+    (void)st, (void)f;
+    if (type == FTW_F && !file_read(p, 1u << 30, &text, &len, NULL)) {
+        n_marked += memmem(text, len, marker, sizeof marker) != NULL;
+        free(text);
+    }
+    return 0;
+}
+
+static unsigned files_with_marker(void)
+{
+    n_marked = 0;
+    nftw(dir, look_for_marker, 16, FTW_PHYS);
+    return n_marked;
+}
+
+static void set_keys(void)
+{
+    char lock[KEYRING_TEXT], key[KEYRING_TEXT];
+    uint8_t cluster_key[KEYRING_KEY];
+    struct err e;
+    assert_int_equal(keyring_lock("some passphrase", 15, cluster_key, lock, &e), 0);
+    keyring_put(cluster_key);
+    assert_int_equal(keyring_volume_new(key, &e), 0);
+    struct cdb_txn *t = cdb_txn_new();
+    if (!cdb_cluster_get(view(), "cluster"))
+        cdb_txn_insert(t, CDB_T_CLUSTER, "cluster");
+    cdb_txn_set_str(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_key, lock);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_key, key);
+    commit(t);
+}
+
+static void test_encrypted(void **state)
+{
+    (void)state;
+    static uint8_t data[8192], got[8192];
+    struct io k;
+    for (size_t i = 0; i + sizeof marker < sizeof data; i += 300)
+        memcpy(data + i, marker, sizeof marker);
+    make_volume(0);
+    assert_int_equal(io(0, ASAN_WRITE, 4 * MIB, sizeof data, data), 0);
+    assert_true(files_with_marker() >= NODES); /* the search finds what is there */
+    stop_engine(0);
+    for (int i = 1; i < NODES; i++)
+        stop_engine(i);
+    for (int i = 0; i < NODES; i++) { /* empty disks, so that only what follows can be found */
+        char p[512];
+        path(p, sizeof p, "fast%d", i);
+        remove_tree(p);
+        path(p, sizeof p, "capacity%d", i);
+        remove_tree(p);
+        start_engine(i);
+    }
+    make_volume(-1);
+    set_keys();
+    move_owner(0);
+    write_random(0, 20);
+    assert_int_equal(io(0, ASAN_WRITE, 3 * 512, sizeof data, data), 0);
+    memcpy(model + 3 * 512, data, sizeof data);
+    assert_int_equal(io(0, ASAN_ZERO, 5 * 512, 1024, NULL), 0);
+    memset(model + 5 * 512, 0, 1024);
+    assert_int_equal(files_with_marker(), 0);
+    check_all(0);
+    move_owner(1);
+    check_all(1);
+    stop_engine(1);
+    keyring_forget(); /* as after a power cut */
+    start_engine(1);
+    io_begin(&k, 1, ASAN_READ, 3 * 512, sizeof got, got);
+    WAIT_FOR(dump_has(1, "the cluster key is not here"));
+    assert_false(k.done);
+    uint8_t key[KEYRING_KEY];
+    struct err e;
+    assert_int_equal(keyring_unlock(cdb_cluster_get(view(), "cluster")->key, "some passphrase", 15, key, &e), 0);
+    keyring_put(key);
+    WAIT_FOR(k.done);
+    assert_int_equal(k.io.status, 0);
+    assert_memory_equal(got, model + 3 * 512, sizeof got);
+    check_all(1);
+    keyring_forget();
+}
+
 /* ---- space ---- */
 
 static const struct cdb_event *event_with(const char *text)
@@ -417,6 +595,8 @@ int main(void)
         cmocka_unit_test(test_idle_volume_heals),
         cmocka_unit_test(test_orphan_is_settled),
         cmocka_unit_test(test_delete),
+        cmocka_unit_test(test_check_repairs),
+        cmocka_unit_test(test_encrypted), /* formats the disks */
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -69,6 +69,7 @@ static void on_tick(uv_timer_t *t)
     host_tick(a);
     own_tick(a);
     resync_tick(a);
+    keys_tick(a);
     check_tick(a);
     scrub_tick(a);
     tidy_tick(a);

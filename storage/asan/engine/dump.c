@@ -57,6 +57,8 @@ static void shard(struct asan *a, const struct shard *s, struct buf *b)
 
 static const char *parked(const struct volume *v)
 {
+    if (v->key && !v->crypt)
+        return "encrypted, and the cluster key is not here: cohort cluster key unlock";
     if (v->open)
         return "";
     if (v->deleting)

@@ -128,7 +128,7 @@ static void closed(void *arg)
 /* Requests of a socket that is being closed would hold it up for as long as the volume parks. */
 static void give_up_parked(struct volume *v)
 {
-    bool parked = !v->open;
+    bool parked = !v->open || volume_locked(v);
     for (uint32_t i = 0; v->open && i < v->n_shards; i++) {
         struct owner_info info;
         if (!v->shard[i] || !v->shard[i]->core)

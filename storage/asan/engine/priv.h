@@ -1,6 +1,7 @@
 /* Engine, private: what its files share. Everything here belongs to the I/O thread, but for what struct asan says.
  *
  *   qos.c     limits of a volume (pure)                             check.c   comparing and repairing copies
+ *   crypt.c   encryption of sectors                                 keys.c    keys of volumes, the cluster key from peers
  *   scrub.c   reading all that is on the local disks                digest.c  replica side of check.c
  *   asan.c    thread, start and stop, calls from other threads      view.c    the database's view: disks, nodes, volumes
  *   disk.c    this node's stores, their incarnations, failures      peers.c   connections to other nodes
@@ -25,6 +26,7 @@
 #include "proto/rpc.h"
 #include "proto/storage.pb-c.h"
 #include "storage/asan/engine/asan.h"
+#include "storage/asan/engine/crypt.h"
 #include "storage/asan/engine/qos.h"
 #include "storage/asan/engine/health.h"
 #include "storage/asan/engine/pace.h"
@@ -219,6 +221,9 @@ struct volume { /* one per row of Volume */
     TAILQ_HEAD(, vreq) active;   /* in order of submission */
     TAILQ_HEAD(, part) parked;   /* parts without a core */
     unsigned n_waiting;
+    char *key;                   /* wrapped; NULL: not encrypted */
+    struct crypt *crypt;         /* NULL while the cluster key is not here: requests wait */
+    bool key_told;
     struct qos qos;
     struct check *check;         /* under way here */
     int64_t check_served_ms;     /* check_asked_ms of the last one that ended here: the view may lag */
@@ -303,6 +308,8 @@ struct asan {
     bool usage_busy;             /* usage.c: a transaction is out; when to look, when sizes were told last */
     uint64_t usage_ms, usage_told_ms;
     bool view_seen, barrier_busy; /* view_seen: the view is as new as this process */
+    unsigned key_asks;           /* for the cluster key, on their way */
+    uint64_t keys_ms;
     unsigned checks;             /* volumes being checked here */
     unsigned joins, open_stores, closing; /* closing: steps of stopping that are under way */
     uint64_t health_ms;          /* next look at the disks' health */
@@ -373,6 +380,7 @@ void volume_free(struct volume *v);
 void volume_part_done(struct part *p, int status);
 void volume_unpark(struct volume *v);                       /* parts to their cores, if it is open */
 void volume_throttle_fired(uv_timer_t *t);
+void volume_go_on(struct volume *v);                        /* requests that have not begun may perhaps */
 void volume_cancel(struct volume *v);                       /* everything ends with E_CANCELED */
 void volume_part_send(struct part *p);
 /* A read (at most 4 MiB, within one shard and border) ahead of everything that waits. */
@@ -414,6 +422,11 @@ void own_claim_cancel(struct volume *v, struct claim_wait *w);
 void own_release(struct volume *v);
 bool own_at_rest(const struct volume *v);                    /* nothing under way, commit marks told */
 bool own_quiet(const struct volume *v);                      /* the same but for joins; has the marks told now */
+
+/* keys.c */
+bool volume_locked(struct volume *v);                       /* encrypted, and the key cannot be had (yet) */
+void keys_register(struct asan *a);
+void keys_tick(struct asan *a);
 
 /* check.c, scrub.c, digest.c */
 void check_tick(struct asan *a);

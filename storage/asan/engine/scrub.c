@@ -148,13 +148,13 @@ static void found_bad(struct scrub *s, const struct err *e)
     struct asan *a = s->disk->a;
     char volume[ID_LEN + 1];
     id_format(&s->at.volume, volume);
-    struct volume *v = volume_find(a, volume);
+    struct volume *v = volume_find_data(a, volume);
     metric_add(&m_bad, 1);
     log_warn("disk %s: scrub: volume %s: %s; the volume is checked and repaired", s->disk->name, v ? v->name : volume, e->msg);
     if (!v || now_ms() < v->check_ask_ms)
         return; /* asked for already */
     v->check_ask_ms = now_ms() + 60000;
-    check_ask(a, volume, clock_wall_ms());
+    check_ask(a, v->id, clock_wall_ms());
 }
 
 static void read_done(struct store_op *op, int status, const struct err *e)

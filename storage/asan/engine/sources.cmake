@@ -13,8 +13,11 @@ if(TARGET c_proto AND TARGET c_cluster)
   target_link_libraries(c_volume PUBLIC c_engine)
 
   target_sources(c_engine PRIVATE ${CMAKE_CURRENT_LIST_DIR}/qos.c ${CMAKE_CURRENT_LIST_DIR}/check.c
-    ${CMAKE_CURRENT_LIST_DIR}/scrub.c ${CMAKE_CURRENT_LIST_DIR}/digest.c)
+    ${CMAKE_CURRENT_LIST_DIR}/scrub.c ${CMAKE_CURRENT_LIST_DIR}/digest.c
+    ${CMAKE_CURRENT_LIST_DIR}/crypt.c ${CMAKE_CURRENT_LIST_DIR}/keys.c)
+  target_link_libraries(c_engine PRIVATE OpenSSL::Crypto)
   cohort_unit_test(asan_qos LIBS c_engine)
+  cohort_unit_test(asan_crypt LIBS c_engine)
   cohort_unit_test(repl_health LIBS c_engine)
   cohort_unit_test(repl_pace LIBS c_engine)
   cohort_unit_test(repl_place LIBS c_engine)

@@ -68,9 +68,21 @@ static void finish(struct vreq *q)
 
 static void resume_cutting(struct volume *v);
 
+/* Into a buffer of its own: the answer's may be someone else's, too. */
+static void decrypt_part(struct part *p)
+{
+    struct iobuf *plain = iobuf_new(p->op.length);
+    memcpy(plain->data, p->op.data->data + p->op.data_off, p->op.length);
+    crypt_decrypt(p->v->crypt, (p->req->r->offset + p->data_pos) / CRYPT_SECTOR, plain->data, p->op.length);
+    iobuf_unref(p->op.data);
+    p->op.data = plain;
+    p->op.data_off = 0;
+}
+
 void volume_part_done(struct part *p, int status)
 {
     struct vreq *q = p->req;
+    struct volume *v = p->v;
     if (p->cow)
         layer_write_done(p, status);
     if (!q) { /* layer_take()'s */
@@ -82,6 +94,8 @@ void volume_part_done(struct part *p, int status)
         if (!status && (p->op.absent || p->op.nowhere) && layer_read_done(p))
             return;
         uint32_t unit = p->op.map ? VOL_MAP_BLOCK : 1;
+        if (!status && v->crypt && !p->op.map && p->op.data)
+            decrypt_part(p);
         if (!status)
             copy_bytes(q->r, p->data_pos / unit, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length / unit, true);
         iobuf_unref(p->op.data);
@@ -163,6 +177,8 @@ static void start(struct vreq *q)
 {
     struct volume *v = q->v;
     q->started = true;
+    if (v->crypt && q->data)
+        crypt_encrypt(v->crypt, q->r->offset / CRYPT_SECTOR, q->data->data, q->r->length);
     if (q->r->op == VOL_FLUSH) {
         const struct vreq *w;
         q->cut = true;
@@ -188,6 +204,8 @@ static bool may_start(const struct vreq *q)
 {
     struct volume *v = q->v;
     struct asan *a = v->a;
+    if (volume_locked(v))
+        return false; /* keys_tick() */
     if (q->r->op == VOL_FLUSH || (!v->qos.iops && !v->qos.bandwidth))
         return true;
     uint64_t bytes = q->r->op == VOL_READ || q->r->op == VOL_WRITE ? q->r->length : 0;
@@ -218,6 +236,11 @@ static void start_waiting(struct volume *v)
         v->n_waiting--;
         start(q);
     }
+}
+
+void volume_go_on(struct volume *v)
+{
+    start_waiting(v);
 }
 
 /* Volumes that are still too early put themselves back and set the timer again. */
@@ -387,6 +410,8 @@ void volume_free(struct volume *v)
         TAILQ_REMOVE(&v->a->dirty, v, dirty_entry);
     free(v->disks);
     htab_remove(&v->a->volumes, &v->node);
+    crypt_free(v->crypt);
+    free(v->key);
     if (v->throttled)
         TAILQ_REMOVE(&v->a->throttled, v, throttle_entry);
     htab_remove(&v->a->volumes_by_data, &v->data_node);
