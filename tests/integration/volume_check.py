@@ -236,8 +236,8 @@ def encryption(lab, node, scratch):
     wait_for(lambda: lab.api("GET", "/cluster")["key"] == "locked", 30, "the cluster to be locked after a power cut")
     row = lab.api("GET", "/volumes/secret")
     check(row["health"] == "parked" and "unlock" in row["health_reason"], f"a locked volume does not say so: {row}")
-    refused = lab.command("cohort", node, "--", "cluster", "key", "unlock", "--key-file", wrong, check_status=False)
-    check("wrong passphrase" in str(refused) or lab.api("GET", "/cluster")["key"] == "locked", "a wrong passphrase unlocks")
+    lab.command("cohort", "cluster", "key", "unlock", "--key-file", wrong, check_status=False)
+    check(lab.api("GET", "/cluster")["key"] == "locked", "a wrong passphrase unlocks")
     lab.cli("cluster", "key", "unlock", "--key-file", key)
     for name in lab.names:
         wait_for(lambda: lab.api_on(name, "GET", "/cluster")["key"] == "unlocked", 20, f"{name} to get the key from a peer")
