@@ -62,7 +62,7 @@ static void next(struct digest *g)
     struct hreq *h = g->h;
     struct store_read *r = &h->st.read;
     bool all = g->block == UINT32_MAX;
-    *r = (struct store_read){.op = {.done = read_done, .arg = g}, .shard = h->rs->id, .dst = g->bytes,
+    *r = (struct store_read){.op = {.done = read_done, .arg = g}, .shard = h->rs->id, .dst = g->bytes, .no_cache = true,
                              .offset = h->m.offset + (all ? 0 : (uint64_t)g->block * OWNER_CHECK_BLOCK),
                              .length = all ? h->m.length : OWNER_CHECK_BLOCK};
     store_read(h->rs->disk->store, r);

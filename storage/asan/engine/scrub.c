@@ -177,7 +177,7 @@ static void read_done(struct store_op *op, int status, const struct err *e)
 static void read_next(struct scrub *s)
 {
     s->read = (struct store_read){.op = {.done = read_done, .arg = s}, .shard = s->at, .offset = s->offset,
-                                  .length = s->read.length, .dst = s->bytes};
+                                  .length = s->read.length, .dst = s->bytes, .no_cache = true};
     s->busy = true;
     s->started_ms = now_ms();
     store_read(s->disk->store, &s->read);

@@ -55,7 +55,7 @@ struct read {
     struct piece *pieces;
     unsigned left;
     int status;
-    bool no_cache;                /* it had something wrong */
+    bool no_cache;                /* it had something wrong, or the caller does not want it */
     uint64_t started_ns;
 };
 
@@ -399,8 +399,11 @@ static struct read *read_new(struct store *s, struct store_op *op, const struct 
 
 void store_read(struct store *s, struct store_read *q)
 {
-    if (!store_refuses(s, &q->op))
-        start(read_new(s, &q->op, &q->shard, q->offset, q->length, q->dst, &q->ret_crc));
+    if (store_refuses(s, &q->op))
+        return;
+    struct read *r = read_new(s, &q->op, &q->shard, q->offset, q->length, q->dst, &q->ret_crc);
+    r->no_cache = q->no_cache;
+    start(r);
 }
 
 void store_record_read(struct store *s, struct store_record_read *q)

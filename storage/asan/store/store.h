@@ -126,6 +126,7 @@ struct store_read {
     uint64_t offset; uint32_t length; /* 512-multiples, <= STORE_WRITE_MAX */
     uint8_t *dst;                     /* `length` bytes, any alignment; never-written ranges read as zeroes */
     uint32_t ret_crc;                 /* crc32c of what was put into dst */
+    bool no_cache;                    /* checks: from the devices that hold it for good, whatever the read cache has */
 };
 /* Newest content, checksums verified; E_CORRUPT says which range is bad (the message names shard and offset). */
 void store_read(struct store *s, struct store_read *r);
