@@ -142,7 +142,7 @@ int main(int argc, char **argv)
     struct asan *a;
     if (asan_start(&c, &a, &e))
         die("engine", &e);
-    asan_set_lease(a, UINT64_MAX);
+    asan_set_lease(a, UINT64_MAX, 0);
     if (asan_vhost_serve(a, volume, vhost, &e))
         die("vhost", &e);
     printf("ready bench\n");

@@ -85,12 +85,19 @@ static void image_write(void *ctx, const char *volume_id, uint64_t offset, struc
 
 /* ---- lease ---- */
 
+static void lease_to_asan(struct daemon *d, uint64_t until_boot_ns)
+{
+    const struct cdb_view *v = cdb_link_view(d->link);
+    const struct cdb_node *self = v ? cdb_node_get(v, d->node_id) : NULL;
+    asan_set_lease(d->asan, self ? until_boot_ns : 0, self ? self->epoch : 0);
+}
+
 static void on_lease(uint64_t until_boot_ns, void *arg)
 {
     struct daemon *d = arg;
     lease_set(&parts.lease, until_boot_ns);
     if (d->asan)
-        asan_set_lease(d->asan, until_boot_ns);
+        lease_to_asan(d, until_boot_ns);
     guests_wake(d->guests);
 }
 
@@ -138,7 +145,7 @@ static int start_storage(struct daemon *d, const struct cdb_view *v, struct err 
         return rc;
     io = (struct image_io){image_write, d};
     d->rest->image_io = &io;
-    asan_set_lease(d->asan, ha_lease_until_ns(d->ha));
+    lease_to_asan(d, ha_lease_until_ns(d->ha));
     return 0;
 }
 

@@ -241,13 +241,27 @@ static void test_lease(void **state)
     static uint8_t buf[4096];
     make_volume(0);
     write_random(0, 5);
-    asan_set_lease(engine[0], 0);
+    asan_set_lease(engine[0], 0, 0);
     WAIT_FOR(dump_has(0, "\"lease\":false"));
     io_begin(&k, 0, ASAN_READ, 0, sizeof buf, buf);
     for (int i = 0; i < 20; i++)
         uv_run(&loop, UV_RUN_ONCE);
     assert_false(k.done);
-    asan_set_lease(engine[0], UINT64_MAX);
+    asan_set_lease(engine[0], UINT64_MAX, 0);
+    WAIT_FOR(k.done);
+    assert_int_equal(k.io.status, 0);
+
+    /* A lease asked for with a newer view than the engine has: it waits for that view. */
+    int64_t epoch = cdb_node_get(view(), node[0])->epoch + 1;
+    asan_set_lease(engine[0], UINT64_MAX, epoch);
+    WAIT_FOR(dump_has(0, "\"lease\":false"));
+    io_begin(&k, 0, ASAN_READ, 0, sizeof buf, buf);
+    for (int i = 0; i < 20; i++)
+        uv_run(&loop, UV_RUN_ONCE);
+    assert_false(k.done);
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_int(t, CDB_T_NODE, node[0], CDB_NODE_epoch, epoch);
+    commit(t);
     WAIT_FOR(k.done);
     assert_int_equal(k.io.status, 0);
 }

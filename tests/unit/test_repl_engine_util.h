@@ -129,7 +129,7 @@ static void start_engine(int i)
     if (rc)
         fail_msg("engine %d: %s", i, e.msg);
     port[i] = asan_port(engine[i]);
-    asan_set_lease(engine[i], UINT64_MAX);
+    asan_set_lease(engine[i], UINT64_MAX, 0);
 }
 
 static void stop_engine(int i)

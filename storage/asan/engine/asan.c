@@ -38,9 +38,17 @@ void later(struct asan *a, struct later *l, void (*run)(struct later *l))
 
 /* ---- time ---- */
 
+/* Views reach threads one after the other: the lease of a node that came back must not let the cores of the old view serve. */
+static bool view_is_of_lease(const struct asan *a)
+{
+    const struct cdb_view *v = a->link ? cdb_link_view(a->link) : NULL;
+    const struct cdb_node *self = v ? cdb_node_get(v, a->node_id) : NULL;
+    return self && self->epoch >= __atomic_load_n(&a->lease_epoch, __ATOMIC_ACQUIRE);
+}
+
 bool lease_check(struct asan *a)
 {
-    bool on = clock_boot_ns() < __atomic_load_n(&a->lease_until_ns, __ATOMIC_ACQUIRE);
+    bool on = clock_boot_ns() < __atomic_load_n(&a->lease_until_ns, __ATOMIC_ACQUIRE) && view_is_of_lease(a);
     if (on == a->lease)
         return on;
     a->lease = on;
@@ -175,8 +183,10 @@ char *asan_dump_json(struct asan *a)
 
 /* ---- calls that do not ---- */
 
-void asan_set_lease(struct asan *a, uint64_t until_boot_ns)
+void asan_set_lease(struct asan *a, uint64_t until_boot_ns, int64_t node_epoch)
 {
+    /* In this order: who sees the new end of the lease sees its epoch. Epochs only grow. */
+    __atomic_store_n(&a->lease_epoch, node_epoch, __ATOMIC_RELEASE);
     __atomic_store_n(&a->lease_until_ns, until_boot_ns, __ATOMIC_RELEASE);
 }
 

@@ -52,8 +52,10 @@ MUST_CHECK int asan_start(const struct asan_conf *conf, struct asan **ret_asan, 
 void asan_stop(struct asan *a);
 uint16_t asan_port(const struct asan *a);
 
-/* This node may serve I/O until CLOCK_BOOTTIME reaches `until_boot_ns`; afterwards requests wait. 0 = now nothing. */
-void asan_set_lease(struct asan *a, uint64_t until_boot_ns);
+/* This node may serve I/O until CLOCK_BOOTTIME reaches `until_boot_ns`; afterwards requests wait. 0 = now nothing.
+ * `node_epoch`: this node's epoch (Node.epoch) in the view with which the lease was asked for. While aSAN's own view shows a
+ * smaller one, requests wait too: it may not know yet that this node was declared dead and its volumes have gone elsewhere. */
+void asan_set_lease(struct asan *a, uint64_t until_boot_ns, int64_t node_epoch);
 
 /* ---- guests ---- */
 

@@ -257,6 +257,7 @@ struct claim_wait {
 struct asan {
     /* any thread */
     uint64_t lease_until_ns;     /* atomic */
+    int64_t lease_epoch;         /* atomic */
     struct mailbox mailbox;
     pthread_t thread;
     pthread_mutex_t lock;

@@ -89,9 +89,11 @@ void guest_end_life(void)
 
 /* ---- requests ---- */
 
+/* The lease that lets a guest run was granted for the newest view, and its node serves nothing before it has that view. What
+ * a core of an older view answers to others is guest_rogue_write()'s part. */
 static void submit(struct gop *g)
 {
-    if (node[guest_node].core) {
+    if (node[guest_node].core && node[guest_node].core_epoch == db.epoch) {
         g->in_core = g->issued = true;
         owner_submit(node[guest_node].core, &g->op, now_ms);
         core_after(guest_node);
