@@ -193,6 +193,12 @@ static bool links_up(int n)
     return true;
 }
 
+/* Messages were sent again over another link, and writes overtook others: chance decides when. */
+static bool saw_it_all(void)
+{
+    return !dump_has(0, "\"repeated\":0,") && !(dump_has(1, "\"came_early\":0,") && dump_has(2, "\"came_early\":0,"));
+}
+
 /* Many writes at once spread over two links and the stand-by's; links end again and again, never all of a node's at once:
  * no replica leaves its in-sync set, nothing is lost or done twice. */
 static void test_links(void **state)
@@ -211,7 +217,7 @@ static void test_links(void **state)
     write_random(0, 30);
     WAIT_FOR(in_sync() == 3);
     int64_t before = generations();
-    for (int round = 0; round < 12; round++) {
+    for (int round = 0; round < 12 || (round < 100 && !saw_it_all()); round++) {
         for (int i = 0; i < N; i++) {
             uint32_t at = rnd(VOLUME / LEN * 2 - 1) * (LEN / 2); /* many on top of each other */
             memset(data + (size_t)i * LEN, (int)rnd(256), LEN);
@@ -227,8 +233,7 @@ static void test_links(void **state)
     check_all(0);
     assert_int_equal(in_sync(), 3);
     assert_int_equal(generations(), before);
-    assert_false(dump_has(0, "\"repeated\":0,"));
-    assert_false(dump_has(1, "\"came_early\":0,") && dump_has(2, "\"came_early\":0,"));
+    assert_true(saw_it_all());
     move_owner(1);
     check_all(1);
     free(data);
