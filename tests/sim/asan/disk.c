@@ -145,6 +145,10 @@ static void disk_durable(void *a, uint64_t life)
     struct disk_rec *r;
     if (life != n->life)
         return;
+    /* What was in sync beside it when this was arranged may have left since: the last intact copy does not fail. */
+    bool may_fail = !db_in_sync(&db, n->id) || db_intact(&db) >= 1;
+    if (d->fail_next && !may_fail)
+        d->fail_next = false;
     if (d->fail_next) {
         TRACE("disk %d fails", n->id);
         d->busy = d->fail_next = false;
