@@ -106,6 +106,8 @@ void cdb_txn_insert(struct cdb_txn *t, enum cdb_table tb, const char *id); /* co
 void cdb_txn_delete(struct cdb_txn *t, enum cdb_table tb, const char *id); /* fails with E_CONFLICT if absent */
 void cdb_txn_set_str(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, const char *v);
 void cdb_txn_set_int(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, int64_t v);
+/* A fresh row in Event: what people are to know. severity: "info", "warning", "alarm"; `object`: "node n1", "volume v"; `node`: id. */
+void cdb_txn_event(struct cdb_txn *t, int64_t wall_ms, const char *severity, const char *object, const char *message, const char *node);
 void cdb_txn_set_bool(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, bool v);
 void cdb_txn_set_strs(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, size_t n, const char *const *v);
 void cdb_txn_set_imap(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, const struct cdb_imap *v);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/buf.h"
+#include "base/id.h"
 
 struct cdb_txn *cdb_txn_new(void)
 {
@@ -65,6 +66,18 @@ void cdb_txn_set_str(struct cdb_txn *t, enum cdb_table tb, const char *id, int c
 void cdb_txn_set_int(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, int64_t v)
 {
     op_add_value(t, TXN_SET, tb, id, col, CDB_INT)->u.i = v;
+}
+
+void cdb_txn_event(struct cdb_txn *t, int64_t wall_ms, const char *severity, const char *object, const char *message, const char *node)
+{
+    char id[ID_LEN + 1];
+    id_new(id);
+    cdb_txn_insert(t, CDB_T_EVENT, id);
+    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, wall_ms);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, severity);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, message);
+    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, node);
 }
 
 void cdb_txn_set_bool(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, bool v)

@@ -226,19 +226,12 @@ void op_event(struct op *op, const struct cdb_view *v, struct cdb_txn *t, const 
               const char *fmt, ...)
 {
     struct buf text;
-    char id[ID_LEN + 1];
     va_list ap;
     buf_init(&text);
     va_start(ap, fmt);
     buf_vprintf(&text, fmt, ap);
     va_end(ap);
-    id_new(id);
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, severity);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, text.data);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, op->ops->d->node_id);
+    cdb_txn_event(t, clock_wall_ms(), severity, object, text.data, op->ops->d->node_id);
     /* If two writers trim the same line one conflicts, and its retry sees the newer view. */
     const struct cdb_event *old = cdb_event_count(v) >= EVENTS_KEPT ? oldest_event(v) : NULL;
     if (old)

@@ -104,6 +104,8 @@ void rest_disk_spare(struct rest_req *rq);
 void rest_disk_use(struct rest_req *rq);
 void rest_disk_replace(struct rest_req *rq);
 void rest_disk_delete(struct rest_req *rq);
+/* Answers with the volumes that are `wanted`. */
+void rest_volumes(struct rest_req *rq, bool (*wanted)(const struct cdb_volume *row));
 void rest_volume_list(struct rest_req *rq);
 void rest_volume_get(struct rest_req *rq);
 void rest_volume_create(struct rest_req *rq);

@@ -95,8 +95,7 @@ void rest_node_delete(struct rest_req *rq)
 
 /* ---- volumes ---- */
 
-/* Those that people made; snapshots and the layers that are left of them have their own list. */
-void rest_volume_list(struct rest_req *rq)
+void rest_volumes(struct rest_req *rq, bool (*wanted)(const struct cdb_volume *row))
 {
     const struct cdb_view *v = rest_view(rq);
     if (!v)
@@ -104,11 +103,19 @@ void rest_volume_list(struct rest_req *rq)
     json_t *a = json_array();
     for (size_t i = 0; i < cdb_volume_count(v); i++) {
         const struct cdb_volume *row = cdb_volume_at(v, i);
-        if (strcmp(row->purpose, "snapshot") && (strcmp(row->purpose, "layer") || !strcmp(row->state, "deleting")))
+        if (wanted(row))
             json_array_append_new(a, json_volume(v, row, false));
     }
     rest_ok(rq, 200, a);
 }
+
+/* Those that people made; snapshots and the layers that are left of them have their own list. */
+static bool made_by_people(const struct cdb_volume *row)
+{
+    return strcmp(row->purpose, "snapshot") && (strcmp(row->purpose, "layer") || !strcmp(row->state, "deleting"));
+}
+
+void rest_volume_list(struct rest_req *rq) { rest_volumes(rq, made_by_people); }
 
 void rest_volume_create(struct rest_req *rq)
 {

@@ -4,19 +4,12 @@
 
 #define N(a) (sizeof(a) / sizeof *(a))
 
-void rest_snapshot_list(struct rest_req *rq)
+static bool is_snapshot(const struct cdb_volume *row)
 {
-    const struct cdb_view *v = rest_view(rq);
-    if (!v)
-        return;
-    json_t *a = json_array();
-    for (size_t i = 0; i < cdb_volume_count(v); i++) {
-        const struct cdb_volume *row = cdb_volume_at(v, i);
-        if (strcmp(row->purpose, "snapshot") == 0 && strcmp(row->state, "ready") == 0)
-            json_array_append_new(a, json_volume(v, row, false));
-    }
-    rest_ok(rq, 200, a);
+    return strcmp(row->purpose, "snapshot") == 0 && strcmp(row->state, "ready") == 0;
 }
+
+void rest_snapshot_list(struct rest_req *rq) { rest_volumes(rq, is_snapshot); }
 
 void rest_snapshot_get(struct rest_req *rq)
 {

@@ -14,19 +14,6 @@ static struct cdb_txn *begin(const struct coord_action *a)
     return t;
 }
 
-static void event(struct cdb_txn *t, int64_t wall_ms, const char *severity, const char *object, const char *message,
-                  const char *self)
-{
-    char id[ID_LEN + 1];
-    id_new(id);
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, wall_ms);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, severity);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, message);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, self);
-}
-
 static struct cdb_txn *take_office(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
 {
     const struct cdb_node *n = cdb_node_get(v, self);
@@ -35,7 +22,7 @@ static struct cdb_txn *take_office(const struct cdb_view *v, const struct coord_
     cdb_txn_set_str(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_coordinator, self);
     cdb_txn_set_int(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_coordinator_term, a->term + 1);
     snprintf(object, sizeof object, "node %s", n ? n->name : self);
-    event(t, wall_ms, "info", object, "coordinates the cluster now", self);
+    cdb_txn_event(t, wall_ms, "info", object, "coordinates the cluster now", self);
     return t;
 }
 
@@ -58,7 +45,7 @@ static struct cdb_txn *declare_dead(const struct cdb_view *v, const struct coord
     }
     char object[160];
     snprintf(object, sizeof object, "node %s", n->name);
-    event(t, wall_ms, "alarm", object,
+    cdb_txn_event(t, wall_ms, "alarm", object,
           "not heard for longer than its lease: declared dead; its guests restart on other nodes, its copies of data catch "
           "up when it returns",
           self);
@@ -76,7 +63,7 @@ static struct cdb_txn *mark_up(const struct cdb_view *v, const struct coord_acti
     cdb_txn_set_int(t, CDB_T_NODE, n->id, CDB_NODE_state_ms, wall_ms);
     char object[160];
     snprintf(object, sizeof object, "node %s", n->name);
-    event(t, wall_ms, "info", object, strcmp(n->state, "dead") ? "joined the cluster" : "is back", self);
+    cdb_txn_event(t, wall_ms, "info", object, strcmp(n->state, "dead") ? "joined the cluster" : "is back", self);
     return t;
 }
 
@@ -110,7 +97,7 @@ static struct cdb_txn *move(const struct cdb_view *v, const struct coord_action 
         cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_epoch, vol->epoch + 1);
     }
     snprintf(object, sizeof object, "vm %s", m->name);
-    event(t, wall_ms, "warning", object, from ? message : "started by the coordinator: it had no host", self);
+    cdb_txn_event(t, wall_ms, "warning", object, from ? message : "started by the coordinator: it had no host", self);
     return t;
 }
 
@@ -133,7 +120,7 @@ static struct cdb_txn *give_up(const struct cdb_view *v, const struct coord_acti
              from ? from->name : "");
     cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_message, message);
     snprintf(object, sizeof object, "vm %s", m->name);
-    event(t, wall_ms, "alarm", object, message, self);
+    cdb_txn_event(t, wall_ms, "alarm", object, message, self);
     return t;
 }
 
@@ -152,7 +139,7 @@ static struct cdb_txn *evacuate(const struct cdb_view *v, const struct coord_act
     cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_migrate_to, to->id);
     snprintf(object, sizeof object, "vm %s", m->name);
     snprintf(message, sizeof message, "moves to node %s: node %s is in maintenance", to->name, from->name);
-    event(t, wall_ms, "info", object, message, self);
+    cdb_txn_event(t, wall_ms, "info", object, message, self);
     return t;
 }
 
@@ -172,7 +159,7 @@ static struct cdb_txn *repair(const struct cdb_view *v, const struct coord_actio
     repair_describe(v, &step[0], &text);
     if (n > 1)
         buf_printf(&text, "; and %d more like it", n - 1);
-    event(t, wall_ms, "info", "copies", text.data, self);
+    cdb_txn_event(t, wall_ms, "info", "copies", text.data, self);
     buf_free(&text);
     return t;
 }

@@ -237,7 +237,7 @@ int repair_plan(const struct cdb_view *v, const struct repair_conf *c, struct re
 {
     struct plan p = {.v = v, .c = c, .sp = spread_new(v), .out = ret, .max = max};
     size_t n = 0, shards = cdb_shard_count(v);
-    struct look *todo = xcalloc(shards + 1, sizeof *todo);
+    struct look *work = xcalloc(shards + 1, sizeof *work);
     spares(&p);
     for (size_t i = 0; i < shards; i++) {
         struct look l;
@@ -245,19 +245,19 @@ int repair_plan(const struct cdb_view *v, const struct repair_conf *c, struct re
             continue;
         p.moves += (int64_t)l.s->replicas.n > l.vol->replicas;
         if (l.lost || l.leaving || !l.local || (int64_t)l.s->replicas.n != l.vol->replicas)
-            todo[n++] = l;
+            work[n++] = l;
     }
-    qsort(todo, n, sizeof *todo, more_urgent);
+    qsort(work, n, sizeof *work, more_urgent);
     for (size_t i = 0; i < n && p.n < max; i++)
-        urgent(&p, &todo[i]);
+        urgent(&p, &work[i]);
     for (size_t i = 0; i < n && p.n < max; i++)
-        give_up_extra(&p, &todo[i]);
+        give_up_extra(&p, &work[i]);
     bool calm = p.n == 0 && !c->no_moves;
     for (size_t i = 0; calm && i < n && p.n < max; i++)
-        move(&p, &todo[i]);
+        move(&p, &work[i]);
     if (calm && p.n == 0 && p.moves == 0 && c->balance)
         balance(&p);
-    free(todo);
+    free(work);
     spread_free(p.sp);
     return p.n;
 }

@@ -124,7 +124,7 @@ static void ended(void *arg, int status, const struct err *e)
 
 static void put_event(struct check *c, struct cdb_txn *t)
 {
-    char id[ID_LEN + 1], object[128], text[400];
+    char object[128], text[400];
     const struct volume *v = c->v;
     size_t n = (size_t)snprintf(text, sizeof text, "check found %llu KiB wrong on one copy or more, %llu KiB repaired from good copies",
                                 (unsigned long long)c->bad >> 10, (unsigned long long)c->repaired >> 10);
@@ -135,13 +135,7 @@ static void put_event(struct check *c, struct cdb_txn *t)
         n += (size_t)snprintf(text + n, sizeof text - n, "%s %s", i ? "," : "", c->bad_at[i]);
     log_warn("volume %s: %s", v->name, text);
     snprintf(object, sizeof object, "volume %s", v->name);
-    id_new(id);
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, c->unrepairable ? "alarm" : "warning");
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, text);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, v->a->node_id);
+    cdb_txn_event(t, clock_wall_ms(), c->unrepairable ? "alarm" : "warning", object, text, v->a->node_id);
 }
 
 static int by_text(const void *a, const void *b)

@@ -245,8 +245,7 @@ static void name_volumes(const struct ldisk *d, const struct cdb_view *view, cha
 /* The failure goes to the database: out of every in-sync set by its incarnation, and a line for people. */
 static void announce(struct ldisk *d, const struct cdb_disk *row)
 {
-    char id[ID_LEN + 1], object[128], message[ERR_MSG_MAX + 1024];
-    id_new(id);
+    char object[128], message[ERR_MSG_MAX + 1024];
     snprintf(object, sizeof object, "disk %s", row->name);
     name_volumes(d, view_of(d->a), message, sizeof message);
     log_err("disk %s: %s", d->name, message);
@@ -256,12 +255,7 @@ static void announce(struct ldisk *d, const struct cdb_disk *row)
     cdb_txn_set_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, row->incarnation + 1);
     cdb_txn_set_str(t, CDB_T_DISK, d->id, CDB_DISK_state, "failed");
     cdb_txn_set_str(t, CDB_T_DISK, d->id, CDB_DISK_message, d->failure.msg);
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, "alarm");
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, message);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, d->a->node_id);
+    cdb_txn_event(t, clock_wall_ms(), "alarm", object, message, d->a->node_id);
     cdb_txn_commit(d->a->link, t, "disk failed", announced, d);
 }
 

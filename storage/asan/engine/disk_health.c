@@ -42,15 +42,9 @@ static void done(void *arg, int status, const struct err *e)
 
 static void event(struct cdb_txn *t, const struct ldisk *d, const char *severity, const char *message)
 {
-    char id[ID_LEN + 1], object[128];
-    id_new(id);
+    char object[128];
     snprintf(object, sizeof object, "disk %s", d->name);
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, severity);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, message);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, d->a->node_id);
+    cdb_txn_event(t, clock_wall_ms(), severity, object, message, d->a->node_id);
     log_warn("%s: %s", object, message);
 }
 

@@ -140,7 +140,7 @@ static void report(struct plink *l)
     struct asan *a = l->p->a;
     const struct cdb_view *v = view_of(a);
     const struct cdb_node *n = v ? cdb_node_get(v, l->p->node) : NULL;
-    char id[ID_LEN + 1], object[128], message[256];
+    char object[128], message[256];
     l->reported = !l->up;
     if (!n)
         return;
@@ -148,14 +148,8 @@ static void report(struct plink *l)
     snprintf(message, sizeof message,
              l->up ? "storage link %s works again" : "storage link %s does not answer; storage traffic takes the other links until it does",
              l->address);
-    id_new(id);
     struct cdb_txn *t = cdb_txn_new();
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, l->up ? "info" : "warning");
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, message);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, a->node_id);
+    cdb_txn_event(t, clock_wall_ms(), l->up ? "info" : "warning", object, message, a->node_id);
     cdb_txn_commit(a->link, t, "storage link", reported, NULL);
 }
 

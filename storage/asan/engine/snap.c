@@ -145,15 +145,9 @@ static void cut_volume(struct snap *s, struct cdb_txn *t, const struct cdb_view 
 
 static void add_event(struct snap *s, struct cdb_txn *t, const struct cdb_task *task)
 {
-    char id[ID_LEN + 1], text[512];
-    id_new(id);
+    char text[512];
     snprintf(text, sizeof text, "snapshot %s of %s taken", s->name, task->object);
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, "info");
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, task->object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, text);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, s->a->node_id);
+    cdb_txn_event(t, clock_wall_ms(), "info", task->object, text, s->a->node_id);
 }
 
 static void commit(struct snap *s)

@@ -46,20 +46,14 @@ static void set_gauges(const struct asan *a)
 
 static void add_event(struct cdb_txn *t, const struct ldisk *d, const struct store_usage *u)
 {
-    char id[ID_LEN + 1], object[128], text[256];
-    id_new(id);
+    char object[128], text[256];
     snprintf(object, sizeof object, "disk %s", d->name);
     snprintf(text, sizeof text, u->full ? "full: %llu MiB of %llu MiB used; writes to volumes with a copy here wait until there is space: delete "
                                           "or discard data, or add disks"
                                         : "has space again: %llu MiB of %llu MiB used; what waited goes on",
              (unsigned long long)(u->used_bytes >> 20), (unsigned long long)(u->size_bytes >> 20));
     log_warn("disk %s: %s", d->name, text);
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, u->full ? "alarm" : "info");
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, text);
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, d->a->node_id);
+    cdb_txn_event(t, clock_wall_ms(), u->full ? "alarm" : "info", object, text, d->a->node_id);
 }
 
 /* Adds what of `d` has changed; false if nothing has. */

@@ -247,16 +247,9 @@ void view_barrier(struct asan *a)
     const struct cdb_view *view = view_of(a);
     if (!view || a->view_seen || a->barrier_busy || a->stopping)
         return;
-    char id[ID_LEN + 1];
-    id_new(id);
     a->barrier_busy = true;
     struct cdb_txn *t = cdb_txn_new();
-    cdb_txn_insert(t, CDB_T_EVENT, id);
-    cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, clock_wall_ms());
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_severity, "info");
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, "storage");
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, "storage service started");
-    cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, a->node_id);
+    cdb_txn_event(t, clock_wall_ms(), "info", "storage", "storage service started", a->node_id);
     cdb_txn_commit(a->link, t, "storage started", barrier_done, a);
 }
 
