@@ -209,7 +209,8 @@ const struct cmd cmds_cluster[] = {
              "rebuild_p99_ms   copying slows down while the guests' requests take longer than this (20)\n"
              "disk_slow_ms     a disk this slow for disk_slow_s of 5 minutes raises an alert (25)\n"
              "disk_isolate_ms  and one this slow is isolated, if other copies are good (125)\n"
-             "disk_slow_s      (60)"},
+             "disk_slow_s      (60)\n"
+             "leftover_keep_s  copies of volumes that were deleted while their node was away stay so long after its return (600)"},
     {"cluster", "status", "", run_status, NULL, "members, health, alarms and what to do about them"},
     {"cluster", "key", "set|unlock", run_key, key_opts, "key of encrypted volumes: make it or change its passphrase; unlock it after a power cut"},
     {"cluster", "token", "", run_token, token_opts, "make a token with which one more node joins"},

@@ -88,6 +88,8 @@ const void *cdb_find_name(const struct cdb_view *v, enum cdb_table t, const char
 
 bool cdb_strs_has(const struct cdb_strs *s, const char *text);
 const char *cdb_smap_get(const struct cdb_smap *m, const char *key);                  /* NULL if absent */
+/* A number among the cluster's settings; `otherwise` if it is not set or out of [min, max]. */
+int64_t cdb_setting(const struct cdb_view *v, const char *key, int64_t min, int64_t max, int64_t otherwise);
 bool cdb_imap_get(const struct cdb_imap *m, const char *key, int64_t *ret_value);
 
 /* Does the replica on `disk` count as in sync for `s` (listed, and the incarnation still the disk's)? */
@@ -106,7 +108,8 @@ void cdb_txn_insert(struct cdb_txn *t, enum cdb_table tb, const char *id); /* co
 void cdb_txn_delete(struct cdb_txn *t, enum cdb_table tb, const char *id); /* fails with E_CONFLICT if absent */
 void cdb_txn_set_str(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, const char *v);
 void cdb_txn_set_int(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, int64_t v);
-/* A fresh row in Event: what people are to know. severity: "info", "warning", "alarm"; `object`: "node n1", "volume v"; `node`: id. */
+#define CDB_EVENTS_KEPT 1000
+/* A fresh row in Event (the oldest beyond CDB_EVENTS_KEPT go in the same transaction): what people are to know. severity: "info", "warning", "alarm"; `object`: "node n1", "volume v"; `node`: id. */
 void cdb_txn_event(struct cdb_txn *t, int64_t wall_ms, const char *severity, const char *object, const char *message, const char *node);
 void cdb_txn_set_bool(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, bool v);
 void cdb_txn_set_strs(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, size_t n, const char *const *v);

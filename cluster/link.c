@@ -198,6 +198,8 @@ bool cdb_link_local_leader(const struct cdb_link *l)
 void cdb_txn_commit(struct cdb_link *l, struct cdb_txn *t, const char *note, cdb_txn_done *fn, void *arg)
 {
     assert(!t->note && !l->closed);
+    if (l->view)
+        txn_trim_events(t, l->view);
     t->note = xstrdup(note ? note : "");
     t->link = l;
     t->source = l;

@@ -305,7 +305,8 @@ static bool row_checked(const struct cdb_txn *t, size_t i)
 {
     for (size_t k = 0; k < t->n; k++) {
         const struct txn_op *op = &t->ops[k];
-        bool counts = op->kind == TXN_REQUIRE || op->kind == TXN_REQUIRE_EXISTS || (k < i && op->kind != TXN_REQUIRE_ABSENT);
+        bool counts = op->kind == TXN_REQUIRE || op->kind == TXN_REQUIRE_EXISTS ||
+                      (k < i && op->kind != TXN_REQUIRE_ABSENT && op->kind != TXN_DISCARD);
         if (counts && same_row(op, &t->ops[i]))
             return true;
     }
@@ -323,7 +324,7 @@ static void requires_to_json(const struct cdb_txn *t, struct txn_json *j)
             op_wait(j, table, &u, row_column(op->table, op->col)->name, value_to_json(&op->v), op);
         else if (op->kind == TXN_REQUIRE_ABSENT)
             op_wait(j, table, &u, "id", NULL, op);
-        else if (op->kind == TXN_REQUIRE_EXISTS || (op->kind != TXN_INSERT && !row_checked(t, i)))
+        else if (op->kind == TXN_REQUIRE_EXISTS || (op->kind != TXN_INSERT && op->kind != TXN_DISCARD && !row_checked(t, i)))
             op_wait(j, table, &u, "id", json_string_create(op->id), op);
     }
 }
@@ -340,7 +341,7 @@ static void changes_to_json(const struct cdb_txn *t, struct txn_json *j)
         if (op->kind == TXN_INSERT) {
             row = op_insert(j, table, &u, op->id, op);
             of = op;
-        } else if (op->kind == TXN_DELETE) {
+        } else if (op->kind == TXN_DELETE || op->kind == TXN_DISCARD) {
             json_object_put(op_begin(j, "delete", table, op), "where", where_uuid(&u));
             row = NULL;
         } else if (op->kind == TXN_SET) {

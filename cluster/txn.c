@@ -6,6 +6,8 @@
 #include "base/buf.h"
 #include "base/id.h"
 
+#define TRIM_EXTRA 4 /* events that went beyond the limit at the same moment elsewhere */
+
 struct cdb_txn *cdb_txn_new(void)
 {
     return xcalloc(1, sizeof(struct cdb_txn));
@@ -78,6 +80,38 @@ void cdb_txn_event(struct cdb_txn *t, int64_t wall_ms, const char *severity, con
     cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_object, object);
     cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_message, message);
     cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, node);
+}
+
+static bool event_older(const struct cdb_event *a, const struct cdb_event *b)
+{
+    return a->time_ms != b->time_ms ? a->time_ms < b->time_ms : strcmp(a->id, b->id) < 0;
+}
+
+/* The oldest one that is younger than `after` (NULL: of all). */
+static const struct cdb_event *next_event(const struct cdb_view *v, const struct cdb_event *after)
+{
+    const struct cdb_event *oldest = NULL;
+    for (size_t i = 0; i < cdb_event_count(v); i++) {
+        const struct cdb_event *ev = cdb_event_at(v, i);
+        if ((!after || event_older(after, ev)) && (!oldest || event_older(ev, oldest)))
+            oldest = ev;
+    }
+    return oldest;
+}
+
+void txn_trim_events(struct cdb_txn *t, const struct cdb_view *v)
+{
+    size_t adds = 0, n = t->n, count = cdb_event_count(v);
+    for (size_t i = 0; i < n; i++)
+        adds += t->ops[i].kind == TXN_INSERT && t->ops[i].table == CDB_T_EVENT;
+    if (!adds || count + adds <= CDB_EVENTS_KEPT)
+        return;
+    size_t excess = count + adds - CDB_EVENTS_KEPT;
+    if (excess > adds + TRIM_EXTRA)
+        excess = adds + TRIM_EXTRA;
+    const struct cdb_event *ev = NULL;
+    while (excess-- && (ev = next_event(v, ev)))
+        op_add(t, TXN_DISCARD, CDB_T_EVENT, ev->id);
 }
 
 void cdb_txn_set_bool(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, bool v)
@@ -154,8 +188,8 @@ static int apply_op(const struct txn_op *op, const struct cdb_view *before, stru
         return 0;
     }
     if (!row)
-        return op_gone(op, e);
-    if (op->kind == TXN_DELETE) {
+        return op->kind == TXN_DISCARD ? 0 : op_gone(op, e);
+    if (op->kind == TXN_DELETE || op->kind == TXN_DISCARD) {
         view_edit_delete(edit, op->table, op->id);
         return 0;
     }

@@ -154,6 +154,17 @@ bool cdb_strs_has(const struct cdb_strs *s, const char *text)
     return text_find(s->n, s->v, text) >= 0;
 }
 
+int64_t cdb_setting(const struct cdb_view *v, const char *key, int64_t min, int64_t max, int64_t otherwise)
+{
+    const struct cdb_cluster *cl = v ? cdb_cluster_get(v, "cluster") : NULL;
+    const char *text = cl ? cdb_smap_get(&cl->settings, key) : NULL;
+    char *end;
+    if (!text || !*text)
+        return otherwise;
+    long long n = strtoll(text, &end, 10);
+    return *end || n < min || n > max ? otherwise : n;
+}
+
 const char *cdb_smap_get(const struct cdb_smap *m, const char *key)
 {
     ssize_t i = text_find(m->n, m->k, key);

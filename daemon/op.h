@@ -30,9 +30,9 @@ void *op_new(struct ops *o, size_t bytes, const char *note, op_done *done, void 
 MUST_CHECK int op_start(struct op *op, struct err *e);
 
 struct daemon *ops_daemon(const struct ops *o);
-/* Adds a line to the cluster's event log in the same transaction; the log is kept near 1000 lines. */
-void op_event(struct op *op, const struct cdb_view *v, struct cdb_txn *t, const char *severity, const char *object,
-              const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+/* Adds a line to the cluster's event log in the same transaction. */
+void op_event(struct op *op, struct cdb_txn *t, const char *severity, const char *object, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
 
 /* Row inserts that several operations share. */
 MUST_CHECK int volume_check(const struct cdb_view *v, const struct volume_spec *s, int64_t *ret_replicas, int64_t *ret_shard_bytes, struct err *e);

@@ -24,7 +24,6 @@ LOG_MODULE("ops")
 #define GIVE_UP_MS 20000
 #define RETRY_MS 20
 #define RETRIES_MAX 200
-#define EVENTS_KEPT 1000
 
 struct ops {
     struct daemon *d;
@@ -211,19 +210,7 @@ const char *ops_name(const struct cdb_view *v, enum cdb_table t, const char *id)
 
 /* ---- events ---- */
 
-static const struct cdb_event *oldest_event(const struct cdb_view *v)
-{
-    const struct cdb_event *oldest = NULL;
-    for (size_t i = 0; i < cdb_event_count(v); i++) {
-        const struct cdb_event *ev = cdb_event_at(v, i);
-        if (!oldest || ev->time_ms < oldest->time_ms)
-            oldest = ev;
-    }
-    return oldest;
-}
-
-void op_event(struct op *op, const struct cdb_view *v, struct cdb_txn *t, const char *severity, const char *object,
-              const char *fmt, ...)
+void op_event(struct op *op, struct cdb_txn *t, const char *severity, const char *object, const char *fmt, ...)
 {
     struct buf text;
     va_list ap;
@@ -232,9 +219,5 @@ void op_event(struct op *op, const struct cdb_view *v, struct cdb_txn *t, const 
     buf_vprintf(&text, fmt, ap);
     va_end(ap);
     cdb_txn_event(t, clock_wall_ms(), severity, object, text.data, op->ops->d->node_id);
-    /* If two writers trim the same line one conflicts, and its retry sees the newer view. */
-    const struct cdb_event *old = cdb_event_count(v) >= EVENTS_KEPT ? oldest_event(v) : NULL;
-    if (old)
-        cdb_txn_delete(t, CDB_T_EVENT, old->id);
     buf_free(&text);
 }

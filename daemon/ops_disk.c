@@ -72,7 +72,7 @@ static int build_change(struct op *op, const struct cdb_view *v, struct cdb_txn 
          * second conflicts or finds the row gone. */
         cdb_txn_require_int(t, CDB_T_DISK, d->id, CDB_DISK_incarnation, d->incarnation);
         cdb_txn_delete(t, CDB_T_DISK, d->id);
-        op_event(op, v, t, "info", d->name, "disk %s:%s removed from the cluster", node, d->name);
+        op_event(op, t, "info", d->name, "disk %s:%s removed from the cluster", node, d->name);
         return E_OK;
     }
     cdb_txn_set_str(t, CDB_T_DISK, d->id, CDB_DISK_state, state[o->verb]);
@@ -84,7 +84,7 @@ static int build_change(struct op *op, const struct cdb_view *v, struct cdb_txn 
     } else if (o->verb == DISK_USE) {
         cdb_txn_set_str(t, CDB_T_DISK, d->id, CDB_DISK_message, "");
     }
-    op_event(op, v, t, "info", d->name, "disk %s:%s is %s now (was %s)", node, d->name, state[o->verb], d->state);
+    op_event(op, t, "info", d->name, "disk %s:%s is %s now (was %s)", node, d->name, state[o->verb], d->state);
     return E_OK;
 }
 
@@ -140,7 +140,7 @@ static int build_add(struct op *op, const struct cdb_view *v, struct cdb_txn *t,
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         cdb_txn_set_str(t, CDB_T_DISK, op->id, texts[i].col, texts[i].v);
     cdb_txn_set_int(t, CDB_T_DISK, op->id, CDB_DISK_incarnation, 1);
-    op_event(op, v, t, "info", s->name, "disk %s:%s added", n->name, s->name);
+    op_event(op, t, "info", s->name, "disk %s:%s added", n->name, s->name);
     return E_OK;
 }
 
@@ -172,7 +172,7 @@ static int build_maintenance(struct op *op, const struct cdb_view *v, struct cdb
     snprintf(op->id, sizeof op->id, "%s", n->id);
     cdb_txn_require_int(t, CDB_T_NODE, n->id, CDB_NODE_epoch, n->epoch);
     cdb_txn_set_bool(t, CDB_T_NODE, n->id, CDB_NODE_maintenance, o->on);
-    op_event(op, v, t, "info", n->name, o->on ? "node %s: maintenance begins; its guests move away, its copies are not replaced while it is off"
+    op_event(op, t, "info", n->name, o->on ? "node %s: maintenance begins; its guests move away, its copies are not replaced while it is off"
              : "node %s: maintenance is over", n->name);
     return E_OK;
 }
@@ -203,6 +203,7 @@ struct setting_op {
 static const struct { const char *key, *unit; long long min, max; } numbers[] = {
     {"repair_absent_s", "seconds", 1, 86400}, {"rebuild_p99_ms", "ms", 1, 10000}, {"disk_slow_ms", "ms", 1, 10000},
     {"disk_isolate_ms", "ms", 1, 60000},      {"disk_slow_s", "seconds", 1, 300},
+    {"leftover_keep_s", "seconds", 0, 86400},
 };
 
 int ops_setting_check(const char *key, const char *value, struct err *e)
@@ -251,7 +252,7 @@ static int build_setting(struct op *op, const struct cdb_view *v, struct cdb_txn
     }
     snprintf(op->id, sizeof op->id, "cluster");
     cdb_txn_set_smap(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_settings, &m);
-    op_event(op, v, t, "info", "cluster", "setting %s is %s now", o->key, o->value);
+    op_event(op, t, "info", "cluster", "setting %s is %s now", o->key, o->value);
     return E_OK;
 }
 

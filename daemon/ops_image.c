@@ -214,7 +214,7 @@ static int build_file_done(struct op *op, const struct cdb_view *v, struct cdb_t
         volume_hand_over(t, vol, "");
         cdb_txn_set_bool(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_sealed, true);
         end_task(v, t, img, "done", "");
-        op_event(op, v, t, "info", img->name, "image %s imported", img->name);
+        op_event(op, t, "info", img->name, "image %s imported", img->name);
     }
     return E_OK;
 }
@@ -269,7 +269,7 @@ static int build_fail(struct op *op, const struct cdb_view *v, struct cdb_txn *t
     if (vol && *vol->owner)
         volume_hand_over(t, vol, "");
     end_task(v, t, img, "failed", s->why);
-    op_event(op, v, t, "warning", img->name, "image %s: import failed: %s", img->name, s->why);
+    op_event(op, t, "warning", img->name, "image %s: import failed: %s", img->name, s->why);
     return E_OK;
 }
 
@@ -299,7 +299,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
         volume_remove(v, t, vol);
     end_task(v, t, img, "canceled", "the image was deleted");
     cdb_txn_delete(t, CDB_T_IMAGE, img->id);
-    op_event(op, v, t, "info", img->name, "image %s deleted", img->name);
+    op_event(op, t, "info", img->name, "image %s deleted", img->name);
     return E_OK;
 }
 

@@ -27,7 +27,7 @@ static int build_set(struct op *op, const struct cdb_view *v, struct cdb_txn *t,
     snprintf(op->id, sizeof op->id, "%s", "cluster");
     cdb_txn_require_str(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_key, c->key);
     cdb_txn_set_str(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_key, k->text);
-    op_event(op, v, t, "info", "cluster key", *c->key ? "the cluster key has a new passphrase" : "the cluster key was made");
+    op_event(op, t, "info", "cluster key", *c->key ? "the cluster key has a new passphrase" : "the cluster key was made");
     return E_OK;
 }
 

@@ -126,7 +126,7 @@ static int build_create(struct op *op, const struct cdb_view *v, struct cdb_txn 
     cdb_txn_set_str(t, CDB_T_NETWORK, op->id, CDB_NETWORK_gateway, s->gateway);
     cdb_txn_set_int(t, CDB_T_NETWORK, op->id, CDB_NETWORK_mtu, s->mtu);
     cdb_txn_set_strs(t, CDB_T_NETWORK, op->id, CDB_NETWORK_dns, (size_t)s->n_dns, s->dns);
-    op_event(op, v, t, "info", s->name, "network %s (%s) created", s->name, s->cidr);
+    op_event(op, t, "info", s->name, "network %s (%s) created", s->name, s->cidr);
     return E_OK;
 }
 
@@ -159,7 +159,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
                            ops_name(v, CDB_T_MACHINE, p->machine));
     }
     cdb_txn_delete(t, CDB_T_NETWORK, n->id);
-    op_event(op, v, t, "info", n->name, "network %s deleted", n->name);
+    op_event(op, t, "info", n->name, "network %s deleted", n->name);
     return E_OK;
 }
 

@@ -99,7 +99,7 @@ static int build_remove(struct op *op, const struct cdb_view *v, struct cdb_txn 
         if (strcmp(cdb_disk_at(v, i)->node, n->id) == 0)
             cdb_txn_delete(t, CDB_T_DISK, cdb_disk_at(v, i)->id);
     cdb_txn_delete(t, CDB_T_NODE, n->id);
-    op_event(op, v, t, "info", n->name, "node %s removed from the cluster", n->name);
+    op_event(op, t, "info", n->name, "node %s removed from the cluster", n->name);
     return E_OK;
 }
 
@@ -212,7 +212,7 @@ static int build_join(struct op *op, const struct cdb_view *v, struct cdb_txn *t
         return rc;
     cdb_txn_delete(t, CDB_T_TOKEN, tok->id); /* conflicts if another node used it at the same moment */
     insert_node(j, t);
-    op_event(op, v, t, "info", j->spec->name, "node %s (%s) joins the cluster", j->spec->name, j->spec->address);
+    op_event(op, t, "info", j->spec->name, "node %s (%s) joins the cluster", j->spec->name, j->spec->address);
     return E_OK;
 }
 
@@ -282,7 +282,7 @@ static int build_token(struct op *op, const struct cdb_view *v, struct cdb_txn *
     cdb_txn_set_str(t, CDB_T_TOKEN, op->id, CDB_TOKEN_role, s->role);
     cdb_txn_set_int(t, CDB_T_TOKEN, op->id, CDB_TOKEN_expires_ms, s->expires_ms);
     cdb_txn_set_str(t, CDB_T_TOKEN, op->id, CDB_TOKEN_creator, s->creator);
-    op_event(op, v, t, "info", s->name, "token %s (%s) created by %s", s->name, s->role, s->creator);
+    op_event(op, t, "info", s->name, "token %s (%s) created by %s", s->name, s->role, s->creator);
     return E_OK;
 }
 
@@ -304,7 +304,7 @@ static int build_token_delete(struct op *op, const struct cdb_view *v, struct cd
         return E_NOTFOUND;
     snprintf(op->id, sizeof op->id, "%s", tok->id);
     cdb_txn_delete(t, CDB_T_TOKEN, tok->id);
-    op_event(op, v, t, "info", tok->name, "token %s deleted", tok->name);
+    op_event(op, t, "info", tok->name, "token %s deleted", tok->name);
     return E_OK;
 }
 

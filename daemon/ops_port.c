@@ -43,7 +43,7 @@ static int build_create(struct op *op, const struct cdb_view *v, struct cdb_txn 
     cdb_txn_set_str(t, CDB_T_PORT, id, CDB_PORT_network, n->id);
     cdb_txn_set_str(t, CDB_T_PORT, id, CDB_PORT_mac, c->mac);
     cdb_txn_set_str(t, CDB_T_PORT, id, CDB_PORT_ip, ip);
-    op_event(op, v, t, "info", s->name, "port %s (%s) created on network %s", s->name, ip, n->name);
+    op_event(op, t, "info", s->name, "port %s (%s) created on network %s", s->name, ip, n->name);
     return E_OK;
 }
 
@@ -73,7 +73,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
         return err_set(e, E_BUSY, "port %s belongs to vm %s\nit goes with the vm", p->name, ops_name(v, CDB_T_MACHINE, p->machine));
     cdb_txn_require_str(t, CDB_T_PORT, p->id, CDB_PORT_machine, "");
     cdb_txn_delete(t, CDB_T_PORT, p->id);
-    op_event(op, v, t, "info", p->name, "port %s deleted", p->name);
+    op_event(op, t, "info", p->name, "port %s deleted", p->name);
     return E_OK;
 }
 

@@ -148,7 +148,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
     snprintf(name, sizeof name, "layer-%s", snap->id);
     cdb_txn_set_str(t, CDB_T_VOLUME, snap->id, CDB_VOLUME_purpose, "layer");
     cdb_txn_set_str(t, CDB_T_VOLUME, snap->id, CDB_VOLUME_name, name);
-    op_event(op, v, t, "info", snap->name, "snapshot %s deleted", snap->name);
+    op_event(op, t, "info", snap->name, "snapshot %s deleted", snap->name);
     return E_OK;
 }
 
@@ -212,7 +212,7 @@ static int build_revert(struct op *op, const struct cdb_view *v, struct cdb_txn 
     volume_hand_over(t, vol, "");
     cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_data, data);
     cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_parent, snap->id);
-    op_event(op, v, t, "warning", vol->name, "volume %s reverted to snapshot %s", vol->name, snap->name);
+    op_event(op, t, "warning", vol->name, "volume %s reverted to snapshot %s", vol->name, snap->name);
     return E_OK;
 }
 
@@ -245,7 +245,7 @@ static int build_clone(struct op *op, const struct cdb_view *v, struct cdb_txn *
     cdb_txn_require_str(t, CDB_T_VOLUME, of->id, CDB_VOLUME_state, "ready");
     cdb_txn_set_str(t, CDB_T_VOLUME, op->id, CDB_VOLUME_parent, of->id);
     cdb_txn_set_smap(t, CDB_T_VOLUME, op->id, CDB_VOLUME_policy, &of->policy);
-    op_event(op, v, t, "info", k->clone, "volume %s made as a clone of %s", k->clone, of->name);
+    op_event(op, t, "info", k->clone, "volume %s made as a clone of %s", k->clone, of->name);
     return E_OK;
 }
 

@@ -174,7 +174,7 @@ static int build_create(struct op *op, const struct cdb_view *v, struct cdb_txn 
     if (img)
         cdb_txn_require_str(t, CDB_T_IMAGE, img->id, CDB_IMAGE_state, "ready");
     insert_machine(c, t, img, disks, ports);
-    op_event(op, v, t, "info", c->spec->name, "vm %s created", c->spec->name);
+    op_event(op, t, "info", c->spec->name, "vm %s created", c->spec->name);
     return E_OK;
 }
 
@@ -232,7 +232,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
         if (cdb_port_get(v, slot_value(m->ports.v[i])))
             cdb_txn_delete(t, CDB_T_PORT, slot_value(m->ports.v[i]));
     cdb_txn_delete(t, CDB_T_MACHINE, m->id);
-    op_event(op, v, t, "info", m->name, "vm %s deleted%s", m->name, r->with_disks ? " with its disks" : "; its disks are kept");
+    op_event(op, t, "info", m->name, "vm %s deleted%s", m->name, r->with_disks ? " with its disks" : "; its disks are kept");
     return E_OK;
 }
 

@@ -158,7 +158,7 @@ static int build_start(struct op *op, const struct cdb_view *v, struct cdb_txn *
             return err_set(e, E_NOTFOUND, "vm %s: the volume of its disk %.1s is gone", m->name, m->disks.v[i]);
         volume_hand_over(t, vol, n->id);
     }
-    op_event(op, v, t, "info", m->name, "vm %s: start on node %s asked for", m->name, n->name);
+    op_event(op, t, "info", m->name, "vm %s: start on node %s asked for", m->name, n->name);
     return E_OK;
 }
 
@@ -192,7 +192,7 @@ static int build_stop(struct op *op, const struct cdb_view *v, struct cdb_txn *t
         cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_host, "");
         cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_state, "stopped");
     }
-    op_event(op, v, t, "info", m->name, "vm %s: %s asked for", m->name, force ? "immediate end" : "stop");
+    op_event(op, t, "info", m->name, "vm %s: %s asked for", m->name, force ? "immediate end" : "stop");
     return E_OK;
 }
 
@@ -223,7 +223,7 @@ static int build_migrate(struct op *op, const struct cdb_view *v, struct cdb_txn
     cdb_txn_require_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_desired, "running");
     cdb_txn_require_str(t, CDB_T_NODE, n->id, CDB_NODE_state, "up");
     cdb_txn_set_str(t, CDB_T_MACHINE, m->id, CDB_MACHINE_migrate_to, n->id);
-    op_event(op, v, t, "info", m->name, "vm %s: migration from node %s to %s asked for", m->name, ops_name(v, CDB_T_NODE, m->host), n->name);
+    op_event(op, t, "info", m->name, "vm %s: migration from node %s to %s asked for", m->name, ops_name(v, CDB_T_NODE, m->host), n->name);
     return E_OK;
 }
 

@@ -131,7 +131,7 @@ static int build_create(struct op *op, const struct cdb_view *v, struct cdb_txn 
     const struct create *c = (struct create *)op;
     int rc = volume_insert(v, t, op->id, c->spec, "", e);
     if (rc == E_OK)
-        op_event(op, v, t, "info", c->spec->name, "volume %s created", c->spec->name);
+        op_event(op, t, "info", c->spec->name, "volume %s created", c->spec->name);
     return rc;
 }
 
@@ -213,7 +213,7 @@ static int build_delete(struct op *op, const struct cdb_view *v, struct cdb_txn 
     if (rc != E_OK)
         return rc;
     volume_remove(v, t, vol);
-    op_event(op, v, t, "info", vol->name, "volume %s deleted", vol->name);
+    op_event(op, t, "info", vol->name, "volume %s deleted", vol->name);
     return E_OK;
 }
 
@@ -269,7 +269,7 @@ static int build_resize(struct op *op, const struct cdb_view *v, struct cdb_txn 
     cdb_txn_require_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_size_bytes, vol->size_bytes);
     cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_size_bytes, g->size_bytes);
     if (g->size_bytes != vol->size_bytes)
-        op_event(op, v, t, "info", vol->name, "volume %s grown from %" PRId64 " to %" PRId64 " MiB", vol->name, vol->size_bytes >> 20,
+        op_event(op, t, "info", vol->name, "volume %s grown from %" PRId64 " to %" PRId64 " MiB", vol->name, vol->size_bytes >> 20,
                  g->size_bytes >> 20);
     return E_OK;
 }

@@ -26,10 +26,8 @@ struct plan {
 void repair_conf_of(const struct cdb_view *v, int64_t wall_ms, struct repair_conf *ret)
 {
     const struct cdb_cluster *cl = cdb_cluster_get(v, "cluster");
-    const char *absent = cl ? cdb_smap_get(&cl->settings, "repair_absent_s") : NULL;
     const char *balance = cl ? cdb_smap_get(&cl->settings, "repair_balance") : NULL;
-    int64_t s = absent ? strtoll(absent, NULL, 10) : 0;
-    *ret = (struct repair_conf){.wall_ms = wall_ms, .absent_ms = s > 0 && s <= 86400 ? s * 1000 : REPAIR_ABSENT_MS,
+    *ret = (struct repair_conf){.wall_ms = wall_ms, .absent_ms = cdb_setting(v, "repair_absent_s", 1, 86400, REPAIR_ABSENT_MS / 1000) * 1000,
                                 .balance = !balance || strcmp(balance, "off")};
 }
 

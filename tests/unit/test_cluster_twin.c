@@ -140,6 +140,41 @@ static void test_imap_precondition(void **state)
     }
 }
 
+/* The event log keeps its length whoever writes, and two that let go of the same lines do not hinder each other. */
+static void test_events_are_trimmed(void **state)
+{
+    struct fixture *f = *state;
+    struct result r[4] = {{0}};
+    struct cdb_txn *t = cdb_txn_new();
+    for (int i = 0; i < CDB_EVENTS_KEPT; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "e%d", i);
+        cdb_txn_insert(t, CDB_T_EVENT, id);
+        cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, 1000 + i);
+    }
+    assert_int_equal(commit(f, t), E_OK);
+    for (int i = 0; i < 4; i++) { /* all of the same view */
+        t = cdb_txn_new();
+        cdb_txn_event(t, 1000000, "info", "node n1", "is there", "n1");
+        cdb_txn_commit(f->link, t, "test", done, &r[i]);
+    }
+    while (!r[3].calls)
+        uv_run(&f->loop, UV_RUN_NOWAIT);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(r[i].status, E_OK);
+    const struct cdb_view *v = cdb_link_view(f->link);
+    assert_int_equal(cdb_event_count(v), CDB_EVENTS_KEPT + 3);
+    assert_null(cdb_event_get(v, "e0"));
+    assert_non_null(cdb_event_get(v, "e1"));
+    t = cdb_txn_new();
+    cdb_txn_event(t, 1000000, "info", "node n1", "is there", "n1");
+    assert_int_equal(commit(f, t), E_OK); /* those too many go with the next */
+    v = cdb_link_view(f->link);
+    assert_int_equal(cdb_event_count(v), CDB_EVENTS_KEPT);
+    assert_null(cdb_event_get(v, "e4"));
+    assert_non_null(cdb_event_get(v, "e5"));
+}
+
 static void test_unique(void **state)
 {
     struct fixture *f = *state;
@@ -319,7 +354,7 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_first_view), T(test_preconditions), T(test_imap_precondition), T(test_unique), T(test_park_and_cancel),
+        T(test_first_view), T(test_preconditions), T(test_imap_precondition), T(test_events_are_trimmed), T(test_unique), T(test_park_and_cancel),
         T(test_forced_failures), T(test_close_with_pending), T(test_close_in_callback), T(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -439,21 +439,6 @@ static void joining(void **s)
     assert_int_equal(twin_end(&w, op_node_join(w.ops, &j, twin_done, &w, &w.err)), E_AUTH); /* one time only */
 }
 
-static void events_stay_bounded(void **s)
-{
-    struct cdb_txn *t = cdb_txn_new();
-    for (int i = 0; i < 1000; i++) {
-        char id[16];
-        snprintf(id, sizeof id, "e%d", i);
-        cdb_txn_insert(t, CDB_T_EVENT, id);
-        cdb_txn_set_int(t, CDB_T_EVENT, id, CDB_EVENT_time_ms, 1000 + i);
-    }
-    twin_commit(&w, t);
-    assert_int_equal(make_volume("v", GIB, 3), E_OK);
-    assert_int_equal(cdb_event_count(twin_view(&w)), 1000);
-    assert_null(cdb_event_get(twin_view(&w), "e0"));
-}
-
 /* ---- snapshots: the rows; the cut itself is the engine's (test_repl_snapshot) ---- */
 
 static int take(const char *name, int n, const char *a, const char *b)
@@ -543,7 +528,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(volumes),   T(too_many_replicas), T(health),    T(networks),          T(addresses_run_out),     T(address_race),   T(volume_race),
         T(machines_refused), T(life),       T(placement), T(stop_on_dead_host), T(conflicts_and_unknown), T(without_quorum), T(images),
-        T(node_removal),     T(joining),    T(events_stay_bounded), T(snapshots),
+        T(node_removal),     T(joining),    T(snapshots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,20 +15,12 @@ LOG_MODULE("asan");
 #define STEP_MS 1000
 #define REPEAT_MS 10000 /* between attempts to isolate */
 
-static uint64_t setting(const struct cdb_view *v, const char *key, uint64_t otherwise)
-{
-    const struct cdb_cluster *cl = cdb_cluster_get(v, "cluster");
-    const char *text = cl ? cdb_smap_get(&cl->settings, key) : NULL;
-    long long n = text ? strtoll(text, NULL, 10) : 0;
-    return n > 0 ? (uint64_t)n : otherwise;
-}
-
 static void conf_of(const struct cdb_view *v, struct health_conf *c)
 {
     *c = (struct health_conf)HEALTH_CONF_DEFAULT;
-    c->slow_us = setting(v, "disk_slow_ms", c->slow_us / 1000) * 1000;
-    c->bad_us = setting(v, "disk_isolate_ms", c->bad_us / 1000) * 1000;
-    c->seconds = (int)setting(v, "disk_slow_s", (uint64_t)c->seconds);
+    c->slow_us = (uint64_t)cdb_setting(v, "disk_slow_ms", 1, 10000, (int64_t)c->slow_us / 1000) * 1000;
+    c->bad_us = (uint64_t)cdb_setting(v, "disk_isolate_ms", 1, 60000, (int64_t)c->bad_us / 1000) * 1000;
+    c->seconds = (int)cdb_setting(v, "disk_slow_s", 1, HEALTH_WINDOW_S, c->seconds);
 }
 
 static void done(void *arg, int status, const struct err *e)
