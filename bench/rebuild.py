@@ -12,7 +12,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
-from lab import LAB, MIB, check, note, run, wait_for  # noqa: E402
+from lab import LAB, MIB, Failure, check, note, run, wait_for  # noqa: E402
 
 GIB = 1 << 30
 SOCKET = "/run/cohort/nbd.sock"
@@ -23,8 +23,9 @@ def uri(volume):
     return f"nbd+unix:///{volume}?socket={SOCKET}"
 
 
-def metric_sum(lab, name):
-    return sum(lab.metric(n, name) for n in lab.names if lab.node_state(n) == "up")
+def copied(lab, without):
+    """Bytes copied so far, as the others count them: what `without` has counted dies with it."""
+    return sum(lab.metric(n, "cohort_asan_resync_bytes_total") for n in lab.others(without))
 
 
 def count_log(lab, node, text):
@@ -94,13 +95,18 @@ def rebuild(lab, node, victim, args):
                  f"--size={args.mib // len(names)}m", timeout=600)
     lab.api("POST", "/volumes", {"name": "guest", "size_bytes": 64 * MIB, "replicas": 2})
     iops, p99 = figures(fio(lab, node, 8), 60)
-    before = metric_sum(lab, "cohort_asan_resync_bytes_total")
+    before = copied(lab, victim)
     lab.kill(victim)
     lab.wait_node(victim, "dead")
-
-    def begun():
-        return metric_sum(lab, "cohort_asan_resync_bytes_total") > before
-    wait_for(begun, 120, "copying to begin")
+    try:
+        wait_for(lambda: copied(lab, victim) > before, 60, "copying to begin")
+    except Failure:
+        note(f"plan: {lab.api('GET', '/repair')}")
+        for n in [*names, "guest"]:
+            note(f"{n}: {lab.api('GET', f'/volumes/{n}')}")
+        for d in lab.api("GET", "/disks"):
+            note(f"disk {d}")
+        raise
     start = time.monotonic()
     load = fio(lab, node, args.seconds)
     whole = None
@@ -108,8 +114,8 @@ def rebuild(lab, node, victim, args):
         lab.wait_healthy(n, 900)
     whole = time.monotonic() - start
     busy_iops, busy_p99 = figures(load, args.seconds + 120)
-    copied = metric_sum(lab, "cohort_asan_resync_bytes_total") - before
-    return {"copied, MiB": f"{copied / MIB:.0f}", "in s": f"{whole:.1f}", "MiB/s": f"{copied / MIB / whole:.0f}",
+    mib = (copied(lab, victim) - before) / MIB
+    return {"copied, MiB": f"{mib:.0f}", "in s": f"{whole:.1f}", "MiB/s": f"{mib / whole:.0f}",
             "guest 4 KiB write QD 4 before: IOPS": f"{iops:.0f}", "p99 ms before": f"{p99:.2f}",
             f"IOPS during (over {args.seconds} s)": f"{busy_iops:.0f}", "p99 ms during": f"{busy_p99:.2f}"}
 

@@ -96,6 +96,7 @@ static void open_disk(struct ldisk *d)
 {
     struct err e = {0};
     htab_init(&d->shards);
+    htab_init(&d->leftovers);
     d->state = LD_WAIT_ROW;
     d->announced = false;
     if (open_store(d, &e)) {

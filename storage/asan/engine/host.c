@@ -432,4 +432,5 @@ void host_close(struct ldisk *d)
     HTAB_FOR_EACH_SAFE (n, next, &d->shards)
         forget(container_of(n, struct rshard, node));
     htab_destroy(&d->shards);
+    tidy_close(d);
 }

@@ -99,9 +99,10 @@ struct ldisk { /* a disk of this node */
     enum health_verdict health_told, health_telling; /* the database knows; the transaction under way says */
     bool health_busy, was_isolated;
     uint64_t health_retry_ms;
-    bool tidying;                /* `tidy_id` is being dropped: its requests are refused */
-    struct store_shard_id tidy_id;
-    uint64_t tidy_ms;
+    struct tidy *tidy;           /* copies that are being dropped: requests for them are refused; NULL = none */
+    uint64_t tidy_ms;            /* next look */
+    int tidy_one;                /* so many more, one by one */
+    struct htab leftovers;       /* of shards that are gone, and since when */
 };
 
 TAILQ_HEAD(hreq_list, hreq);
@@ -160,7 +161,7 @@ struct shard {
     unsigned refs;               /* the volume's one, and one per message or transaction on its way */
     uint64_t epoch;              /* of the core */
     bool reported_join;
-    uint64_t copied_seen;        /* of owner_info.copied_total, already counted */
+    uint64_t copied_seen;        /* of owner_copied(), already counted */
     uint8_t *have;               /* layered: bit per chunk known to be written in this layer, by this core */
 };
 
@@ -450,6 +451,7 @@ void disk_health_tick(struct asan *a);
 /* tidy.c */
 void tidy_tick(struct asan *a);
 bool tidy_refuses(const struct ldisk *d, const struct store_shard_id *id);
+void tidy_close(struct ldisk *d); /* its store is closed */
 
 /* drop.c, usage.c, resync.c, sealed.c, dump.c */
 bool first_up(struct asan *a, const struct cdb_view *view); /* this node is the first that is up */

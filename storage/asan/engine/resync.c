@@ -117,18 +117,16 @@ static void report(struct volume *v, uint64_t now)
 
 void resync_count(struct shard *s)
 {
-    struct owner_info info;
-    owner_info(s->core, &info);
-    metric_add(&m_copied, (int64_t)((info.copied_total - s->copied_seen) * STORE_CHUNK));
-    s->copied_seen = info.copied_total;
+    uint64_t copied = owner_copied(s->core);
+    if (copied == s->copied_seen)
+        return;
+    metric_add(&m_copied, (int64_t)((copied - s->copied_seen) * STORE_CHUNK));
+    s->copied_seen = copied;
 }
 
 static uint64_t target_us(const struct cdb_view *view)
 {
-    const struct cdb_cluster *cl = cdb_cluster_get(view, "cluster");
-    const char *ms = cl ? cdb_smap_get(&cl->settings, "rebuild_p99_ms") : NULL;
-    long long v = ms ? strtoll(ms, NULL, 10) : 0;
-    return v > 0 && v <= 10000 ? (uint64_t)v * 1000 : PACE_P99_US;
+    return (uint64_t)cdb_setting(view, "rebuild_p99_ms", 1, 10000, PACE_P99_US / 1000) * 1000;
 }
 
 struct candidate { struct shard *s; int in_sync; };
@@ -152,7 +150,6 @@ static void gather(struct volume *v, struct candidate *at_it, unsigned *n_at_it,
         if (!s || !s->core)
             continue;
         owner_info(s->core, &info);
-        resync_count(s);
         if (info.joining && *n_at_it < JOINS_MAX) {
             at_it[(*n_at_it)++] = (struct candidate){s, info.n_isr};
         } else if (info.wants_join && !info.joining) {

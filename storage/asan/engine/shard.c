@@ -364,6 +364,8 @@ struct shard *shard_get(struct volume *v, uint32_t index)
 void shard_after(struct shard *s)
 {
     struct owner_op *op;
+    if (s->core) /* now, not with the next tick: a copy that people see in sync has all its bytes counted */
+        resync_count(s);
     while (s->core && (op = owner_take_done(s->core)))
         if (op->check || op->repair)
             check_op_done(op, op->status);
@@ -379,7 +381,6 @@ void shard_close(struct shard *s)
         return;
     shard_after(s);
     owner_drain(s->core, &ops);
-    resync_count(s);
     s->copied_seen = 0;
     owner_free(s->core);
     s->core = NULL;

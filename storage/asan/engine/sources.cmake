@@ -22,6 +22,7 @@ if(TARGET c_proto AND TARGET c_cluster)
   cohort_unit_test(repl_pace LIBS c_engine)
   cohort_unit_test(repl_place LIBS c_engine)
   cohort_unit_test(repl_engine LIBS c_engine TIMEOUT 300)
+  cohort_unit_test(repl_rebuild LIBS c_engine)
   cohort_unit_test(repl_snapshot LIBS c_engine TIMEOUT 300)
 
   # bench/vhost.py: an engine in a process of its own, and the guest's init.

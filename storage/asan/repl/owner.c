@@ -433,6 +433,11 @@ static unsigned count(const struct owner_ops *l)
     return n;
 }
 
+uint64_t owner_copied(const struct owner *o)
+{
+    return o->copied_total;
+}
+
 void owner_info(const struct owner *o, struct owner_info *ret)
 {
     memset(ret, 0, sizeof *ret);
@@ -462,7 +467,6 @@ void owner_info(const struct owner *o, struct owner_info *ret)
     ret->quiet = quiet(o);
     ret->at_rest = ret->quiet && o->join.state == J_IDLE;
     ret->joining = o->join.state != J_IDLE;
-    ret->copied_total = o->copied_total;
     ret->wants_join = ret->joining || join_wanted(o, NULL);
     if (ret->joining) {
         ret->join_disk = o->m[o->join.m].disk;

@@ -173,9 +173,9 @@ struct owner_info {
     bool wants_join, joining;     /* a usable replica is not in sync; one is being brought up to date */
     uint32_t join_disk;
     uint64_t join_done, join_total, join_copied; /* chunks */
-    uint64_t copied_total;        /* chunks, by all joins of this core */
 };
 void owner_info(const struct owner *o, struct owner_info *ret);
+uint64_t owner_copied(const struct owner *o); /* chunks, by all joins of this core */
 const char *owner_state_name(enum owner_state s);
 
 #endif
