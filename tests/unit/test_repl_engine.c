@@ -472,19 +472,19 @@ static unsigned files_with_marker(void)
     return n_marked;
 }
 
-static void set_keys(void)
+/* A cluster key, in the keyring and in the database, and a volume's, wrapped by it. */
+static void make_keys(char volume_key[KEYRING_TEXT])
 {
-    char lock[KEYRING_TEXT], key[KEYRING_TEXT];
+    char lock[KEYRING_TEXT];
     uint8_t cluster_key[KEYRING_KEY];
     struct err e;
     assert_int_equal(keyring_lock("some passphrase", 15, cluster_key, lock, &e), 0);
     keyring_put(cluster_key);
-    assert_int_equal(keyring_volume_new(key, &e), 0);
+    assert_int_equal(keyring_volume_new(volume_key, &e), 0);
     struct cdb_txn *t = cdb_txn_new();
     if (!cdb_cluster_get(view(), "cluster"))
         cdb_txn_insert(t, CDB_T_CLUSTER, "cluster");
     cdb_txn_set_str(t, CDB_T_CLUSTER, "cluster", CDB_CLUSTER_key, lock);
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_key, key);
     commit(t);
 }
 
@@ -509,9 +509,9 @@ static void test_encrypted(void **state)
         remove_tree(p);
         start_engine(i);
     }
-    make_volume(-1);
-    set_keys();
-    move_owner(0);
+    char volume_key[KEYRING_TEXT];
+    make_keys(volume_key);
+    make_volume_with(0, volume_key);
     write_random(0, 20);
     assert_int_equal(io(0, ASAN_WRITE, 3 * 512, sizeof data, data), 0);
     memcpy(model + 3 * 512, data, sizeof data);

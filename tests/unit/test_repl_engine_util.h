@@ -205,7 +205,8 @@ static void tell_ports(void)
     commit(t);
 }
 
-static void make_volume(int owner)
+/* volume_key: wrapped, for an encrypted volume; NULL for others. */
+static void make_volume_with(int owner, const char *volume_key)
 {
     id_new(volume);
     struct cdb_txn *t = cdb_txn_new();
@@ -218,6 +219,8 @@ static void make_volume(int owner)
     cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_owner, owner < 0 ? "" : node[owner]);
     cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_purpose, "disk");
     cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_state, "ready");
+    if (volume_key)
+        cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_key, volume_key);
     commit(t);
     memset(model, 0, VOLUME);
     for (int i = 0; i < NODES; i++) { /* an engine whose view is older waits for the row to come */
@@ -231,6 +234,8 @@ static void make_volume(int owner)
         asan_vhost_unserve(engine[i], sock);
     }
 }
+
+static void make_volume(int owner) { make_volume_with(owner, NULL); }
 
 static void move_owner(int to)
 {

@@ -162,6 +162,8 @@ static bool take_volume(struct asan *a, const struct cdb_view *view, const struc
     }
     v->seen = true;
     take_layers(v, row);
+    if (!v->name && *row->key) /* new to us; encrypted from its first byte or never */
+        v->key = xstrdup(row->key);
     if (!v->name || strcmp(v->name, row->name)) {
         free(v->name);
         v->name = xstrdup(row->name);
@@ -177,8 +179,6 @@ static bool take_volume(struct asan *a, const struct cdb_view *view, const struc
     v->sealed = v->vol.read_only = row->sealed;
     if (row->iops >= 0 && row->bandwidth_bytes >= 0 && row->burst_ms >= 0)
         qos_set(&v->qos, (uint64_t)row->iops, (uint64_t)row->bandwidth_bytes, (uint64_t)row->burst_ms);
-    if (*row->key && !v->key)
-        v->key = xstrdup(row->key);
     v->deleting = !strcmp(row->state, "deleting");
     v->epoch = (uint64_t)row->epoch;
     memset(v->owner, 0, sizeof v->owner);
