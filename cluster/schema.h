@@ -69,7 +69,9 @@
     X(STR, data)                 /* id by which the replicas know its data; "" = its own id */                     \
     X(STR, parent)               /* sealed volume that shows through where nothing was written; "" = zeroes */     \
     X(STR, origin)               /* snapshot: id of the volume it was taken of */                                  \
+    X(STR, content)              /* imported snapshot: id of the snapshot that it is a copy of, maybe of another cluster */ \
     X(INT, created_ms)           /* snapshot: wall clock, for people */                                            \
+    X(BOOL, flatten)             /* it is to take over all that it shares with its parent and to stand alone */    \
     X(STR, state)                /* [ready|deleting] */                                                            \
     X(INT, iops) X(INT, bandwidth_bytes) /* limits per second, 0 = none */                                         \
     X(INT, burst_ms)             /* so much of the limits an idle volume saves up */                               \

@@ -67,8 +67,6 @@ static int check_take(const struct take *k, const struct cdb_view *v, struct buf
             return E_NOTFOUND;
         if (strcmp(vol->purpose, "disk") != 0 || vol->sealed || strcmp(vol->state, "ready") != 0)
             return err_set(e, E_INVAL, "volume %s cannot be written, so there is nothing to hold still\nclone it instead", vol->name);
-        if (*vol->key) /* reads would pass two layers of decryption */
-            return err_set(e, E_INVAL, "volume %s is encrypted: encrypted volumes cannot have snapshots\ncopy it instead, e.g. nbdcopy between two exports", vol->name);
         snprintf(full, sizeof full, "%s@%s", vol->name, s->name);
         if (cdb_find_name(v, CDB_T_VOLUME, full))
             return err_set(e, E_EXISTS, "snapshot %s exists already", full);
@@ -244,6 +242,7 @@ static int build_clone(struct op *op, const struct cdb_view *v, struct cdb_txn *
     cdb_txn_require_str(t, CDB_T_VOLUME, of->id, CDB_VOLUME_purpose, of->purpose);
     cdb_txn_require_str(t, CDB_T_VOLUME, of->id, CDB_VOLUME_state, "ready");
     cdb_txn_set_str(t, CDB_T_VOLUME, op->id, CDB_VOLUME_parent, of->id);
+    cdb_txn_set_str(t, CDB_T_VOLUME, op->id, CDB_VOLUME_key, of->key); /* layers of one stack exchange ciphertext */
     cdb_txn_set_smap(t, CDB_T_VOLUME, op->id, CDB_VOLUME_policy, &of->policy);
     op_event(op, t, "info", k->clone, "volume %s made as a clone of %s", k->clone, of->name);
     return E_OK;

@@ -17,6 +17,7 @@
     X(RPC_STORE_DROP, 71, "store-drop")    \
     X(RPC_STORE_COMMIT, 72, "store-commit") \
     X(RPC_STORE_KEY, 73, "store-key") \
+    X(RPC_STORE_CHANGED, 74, "store-changed") \
     X(RPC_MIGRATE_PREPARE, 128, "migrate-prepare") \
     X(RPC_MIGRATE_FINISH, 129, "migrate-finish")   \
     X(RPC_MIGRATE_ABORT, 130, "migrate-abort")     \

@@ -32,6 +32,7 @@ enum vol_op {
 #define VOL_MAP_BLOCK 4096u       /* offset and length of VOL_MAP are multiples of it */
 #define VOL_MAP_MAX (256u << 20)  /* most bytes of one VOL_MAP */
 #define VOL_MAP_DATA 1u           /* may hold data; without it the block reads as zeroes and takes no space */
+#define VOL_MAP_CHANGED 2u        /* with `since`, then alone: may differ from it */
 
 struct vol;
 struct vol_req;
@@ -42,10 +43,14 @@ struct vol_req { /* caller-owned */
     uint64_t offset, length;   /* bytes; length == sum of iov for read and write, VOL_MAP_BLOCK times it for a map */
     const struct iovec *iov;   /* any alignment; the volume copies as it needs to */
     int iovcnt;
+    const char *since;         /* VOL_MAP, iovcnt 1: id of a snapshot: where the volume may differ from it. E_NOTFOUND: it is gone;
+                                * E_INVAL: the two have nothing in common. The text is the caller's until `done` */
     vol_done *done;
     void *arg;
     /* for the volume's own use */
     void *priv;
+    const char *until;
+    bool raw;
     TAILQ_ENTRY(vol_req) entry;
 };
 
@@ -67,6 +72,7 @@ struct uv_loop_s;
 struct vol *vol_mem_new(struct uv_loop_s *loop, uint64_t size_bytes);
 struct vol *vol_mem_new_on(struct uv_loop_s *loop, void *data, uint64_t size_bytes); /* `data` stays the caller's */
 void vol_mem_delay(struct vol *v, uint64_t delay_ms); /* latency of what is submitted from now on */
+/* VOL_MAP with `since`: all that is not zero has changed. */
 void vol_mem_park(struct vol *v, bool parked);
 void vol_mem_fail_next(struct vol *v, int code);
 void *vol_mem_data(struct vol *v);

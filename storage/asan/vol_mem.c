@@ -63,7 +63,7 @@ static void map(const struct vol_mem *m, const struct vol_req *r)
     uint64_t at = r->offset;
     for (int i = 0; i < r->iovcnt; i++)
         for (size_t k = 0; k < r->iov[i].iov_len; k++, at += VOL_MAP_BLOCK)
-            ((uint8_t *)r->iov[i].iov_base)[k] = memcmp(m->data + at, none, sizeof none) ? VOL_MAP_DATA : 0;
+            ((uint8_t *)r->iov[i].iov_base)[k] = !memcmp(m->data + at, none, sizeof none) ? 0 : r->since ? VOL_MAP_CHANGED : VOL_MAP_DATA;
 }
 
 static int carry_out(struct vol_mem *m, struct vol_req *r)

@@ -44,6 +44,12 @@ static void list(void *arg, struct nbd_list *l)
     nbd_list_add(l, "vol");
 }
 
+static void bases(void *arg, struct vol *v, struct nbd_bases *b)
+{
+    for (int i = 0; i < 10; i++)
+        nbd_base_add(b, "s", "11111111-1111-1111-1111-111111111111");
+}
+
 static void on_closed(void *arg)
 {
     ((struct fuzz *)arg)->closed = true;
@@ -109,7 +115,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     uv_loop_t loop;
     struct fuzz f = {0};
-    struct nbd_exports ex = {find, release, list, &f};
+    struct nbd_exports ex = {find, release, list, bases, &f};
     int sv[2];
     signal(SIGPIPE, SIG_IGN);
     log_set_level("*", LOG_LVL_ERR);

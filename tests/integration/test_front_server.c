@@ -150,7 +150,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "cohort-front-test: %s\n", e.msg);
         return 1;
     }
-    struct nbd_exports exports = {find, release, list, NULL};
+    struct nbd_exports exports = {find, release, list, NULL, NULL};
     if ((nc.unix_path || nc.tcp_addr) &&
         (open_servers++, nbd_server_open(uv_default_loop(), &nc, &exports, &nbd, &e))) {
         fprintf(stderr, "cohort-front-test: %s\n", e.msg);

@@ -505,6 +505,12 @@ static void snapshots(void **s)
     assert_int_equal(clone_of("a@s", "b"), E_EXISTS);
     assert_int_equal(clone_of("a@s", "c"), E_OK);
     assert_string_equal(volume("c")->parent, id);
+    t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_key, "wrapped");
+    twin_commit(&w, t);
+    assert_int_equal(clone_of("a@s", "locked"), E_OK);
+    assert_string_equal(volume("locked")->key, "wrapped");
+    assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "locked", twin_done, &w, &w.err)), E_OK);
     assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "a", twin_done, &w, &w.err)), E_BUSY);
     assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "a@s", twin_done, &w, &w.err)), E_BUSY);
     assert_int_equal(revert("a"), E_NOTFOUND);

@@ -47,6 +47,12 @@ static void list(void *arg, struct nbd_list *l)
     nbd_list_add(l, "later");
 }
 
+static void bases(void *arg, struct vol *v, struct nbd_bases *b)
+{
+    nbd_base_add(b, "vol@s1", "11111111-1111-1111-1111-111111111111");
+    nbd_base_add(b, "vol@s2", "22222222-2222-2222-2222-222222222222");
+}
+
 static void turns(struct fix *f)
 {
     for (int i = 0; i < 10; i++)
@@ -64,7 +70,7 @@ static void connect_client(struct fix *f)
 static int setup(void **state)
 {
     struct fix *f = test_calloc(1, sizeof *f);
-    struct nbd_exports ex = {find, release, list, f};
+    struct nbd_exports ex = {find, release, list, bases, f};
     signal(SIGPIPE, SIG_IGN);
     uv_loop_init(&f->loop);
     f->vol = vol_mem_new(&f->loop, VOL_BYTES);
@@ -228,6 +234,79 @@ static void test_options(void **state)
     option(f, NBD_OPT_ABORT, NULL, 0);
     assert_int_equal(opt_reply(f, NBD_OPT_ABORT), NBD_REP_ACK);
     assert_true(hung_up(f));
+}
+
+static void meta(struct fix *f, uint32_t opt, int n, const char *const *queries)
+{
+    uint8_t b[512], *p = put32(b, 3);
+    memcpy(p, "vol", 3);
+    p = put32(p + 3, (uint32_t)n);
+    for (int i = 0; i < n; i++) {
+        size_t len = strlen(queries[i]);
+        memcpy(put32(p, (uint32_t)len), queries[i], len);
+        p += 4 + len;
+    }
+    option(f, opt, b, (uint32_t)(p - b));
+}
+
+/* The names that a reply tells, up to the ACK; -1: refused. */
+static int meta_names(struct fix *f, uint32_t opt, char names[4][64], uint32_t ids[4])
+{
+    uint8_t b[20], data[256];
+    for (int n = 0;; n++) {
+        assert_true(get(f, b, sizeof b) && get32(b + 16) < sizeof data && get(f, data, get32(b + 16)));
+        if (get32(b + 12) != NBD_REP_META_CONTEXT)
+            return get32(b + 12) == NBD_REP_ACK ? n : -1;
+        assert_in_range(n, 0, 3);
+        ids[n] = get32(data);
+        snprintf(names[n], 64, "%.*s", (int)get32(b + 16) - 4, (char *)data + 4);
+    }
+}
+
+/* One chunk of a block status with two extents: bytes and flags of each. */
+static void status_chunk(struct fix *f, bool last, uint32_t id, const uint32_t want[4])
+{
+    uint8_t b[20 + 20];
+    assert_true(get(f, b, sizeof b));
+    assert_int_equal(get32(b), NBD_CHUNK_MAGIC);
+    assert_int_equal(get16(b + 4), last ? NBD_CHUNK_FLAG_DONE : 0);
+    assert_int_equal(get16(b + 6), NBD_CHUNK_BLOCK_STATUS);
+    assert_int_equal(get32(b + 16), 20);
+    assert_int_equal(get32(b + 20), id);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(get32(b + 24 + 4 * i), want[i]);
+}
+
+static void test_contexts(void **state)
+{
+    struct fix *f = *state;
+    char names[4][64];
+    uint32_t ids[4];
+    greet(f);
+    option(f, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+    assert_int_equal(opt_reply(f, NBD_OPT_STRUCTURED_REPLY), NBD_REP_ACK);
+    meta(f, NBD_OPT_LIST_META_CONTEXT, 0, NULL);
+    assert_int_equal(meta_names(f, NBD_OPT_LIST_META_CONTEXT, names, ids), 3);
+    assert_string_equal(names[0], "base:allocation");
+    assert_string_equal(names[1], "cohort:changed:vol@s1");
+    meta(f, NBD_OPT_LIST_META_CONTEXT, 1, (const char *[]){"cohort:"});
+    assert_int_equal(meta_names(f, NBD_OPT_LIST_META_CONTEXT, names, ids), 2);
+    assert_string_equal(names[1], "cohort:changed:vol@s2");
+    meta(f, NBD_OPT_SET_META_CONTEXT, 2, (const char *[]){"cohort:", "cohort:changed:vol@s3"}); /* chosen by full names only */
+    assert_int_equal(meta_names(f, NBD_OPT_SET_META_CONTEXT, names, ids), 0);
+    meta(f, NBD_OPT_SET_META_CONTEXT, 2, (const char *[]){"cohort:changed:vol@s2", "base:allocation"});
+    assert_int_equal(meta_names(f, NBD_OPT_SET_META_CONTEXT, names, ids), 2);
+    assert_string_equal(names[1], "cohort:changed:vol@s2");
+    assert_int_equal(ids[0], 1);
+    assert_int_equal(ids[1], 2);
+    go(f, NBD_OPT_GO, "vol");
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(opt_reply(f, NBD_OPT_GO), NBD_REP_INFO);
+    assert_int_equal(opt_reply(f, NBD_OPT_GO), NBD_REP_ACK);
+    memset((uint8_t *)vol_mem_data(f->vol) + 65536, 1, 65536);
+    request(f, 0, NBD_CMD_BLOCK_STATUS, 5, 0, 131072);
+    status_chunk(f, false, 1, (const uint32_t[]){65536, NBD_STATE_HOLE | NBD_STATE_ZERO, 65536, 0});
+    status_chunk(f, true, 2, (const uint32_t[]){65536, 0, 65536, NBD_STATE_DIRTY});
 }
 
 static void test_bad_greetings(void **state)
@@ -396,7 +475,7 @@ int main(void)
 {
 #define T(F) cmocka_unit_test_setup_teardown(F, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_options), T(test_bad_greetings), T(test_client_leaves_during_lookup), T(test_refused_requests),
+        T(test_options), T(test_contexts), T(test_bad_greetings), T(test_client_leaves_during_lookup), T(test_refused_requests),
         T(test_disc_drains), T(test_back_pressure), T(test_drop_while_parked), T(test_torn_payload),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

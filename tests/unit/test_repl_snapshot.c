@@ -1,6 +1,7 @@
 /* Snapshots on three engines in one process: taken while writes come in, with a copy missing, read on every node, kept
  * through resync and a change of owner. */
 #include "test_repl_engine_util.h"
+#include "cluster/keyring.h"
 
 static void ask_snapshot(char task[ID_LEN + 1], int node_no, const char *name)
 {
@@ -146,11 +147,185 @@ static void test_delete(void **state)
     free(m3);
 }
 
+/* Encrypted: every layer holds ciphertext of one key; snapshot, partly written chunks, merge and the later key are right. */
+static void test_encrypted(void **state)
+{
+    (void)state;
+    char lock[KEYRING_TEXT], key[KEYRING_TEXT], s1[ID_LEN + 1], s2[ID_LEN + 1];
+    uint8_t cluster_key[KEYRING_KEY];
+    struct err e;
+    assert_int_equal(keyring_lock("some passphrase", 15, cluster_key, lock, &e), 0);
+    keyring_put(cluster_key);
+    assert_int_equal(keyring_volume_new(key, &e), 0);
+    make_volume_with(0, key);
+    write_random(0, 20);
+    uint8_t *m1 = cut(0, "e1", s1);
+    assert_string_equal(volume_row(s1)->key, key);
+    write_random(0, 20);
+    uint8_t *m2 = cut(0, "e2", s2);
+    write_random(0, 20);
+    check_all(0);
+    for (int i = 0; i < NODES; i++) {
+        check_other(i, s1, m1);
+        check_other(i, s2, m2);
+    }
+    struct cdb_txn *t = cdb_txn_new(); /* the same bytes without the key are others: what lies there is ciphertext */
+    id_new(lock);
+    cdb_txn_insert(t, CDB_T_VOLUME, lock);
+    cdb_txn_set_str(t, CDB_T_VOLUME, lock, CDB_VOLUME_name, "bare");
+    cdb_txn_set_int(t, CDB_T_VOLUME, lock, CDB_VOLUME_size_bytes, VOLUME);
+    cdb_txn_set_int(t, CDB_T_VOLUME, lock, CDB_VOLUME_shard_bytes, SHARD);
+    cdb_txn_set_int(t, CDB_T_VOLUME, lock, CDB_VOLUME_replicas, 3);
+    cdb_txn_set_bool(t, CDB_T_VOLUME, lock, CDB_VOLUME_sealed, true);
+    cdb_txn_set_str(t, CDB_T_VOLUME, lock, CDB_VOLUME_state, "ready");
+    cdb_txn_set_str(t, CDB_T_VOLUME, lock, CDB_VOLUME_parent, s2);
+    commit(t);
+    uint8_t *data = malloc(MIB);
+    char own[ID_LEN + 1];
+    memcpy(own, volume, sizeof own);
+    memcpy(volume, lock, sizeof own);
+    bool same = true;
+    for (uint32_t at = 0; at < VOLUME; at += MIB) {
+        assert_int_equal(io(1, ASAN_READ, at, MIB, data), 0);
+        for (uint32_t k = 0; k < MIB; k += 512) {
+            bool zero = !m2[at + k] && !memcmp(m2 + at + k, m2 + at + k + 1, 511);
+            if (!zero && !memcmp(data + k, m2 + at + k, 512))
+                fail_msg("sector at %u is there in clear", at + k);
+            same = same && zero;
+        }
+    }
+    assert_false(same);
+    memcpy(volume, own, sizeof own);
+    t = cdb_txn_new();
+    cdb_txn_delete(t, CDB_T_VOLUME, lock);
+    commit(t);
+    forget_snapshot(s2);
+    write_random(0, 10);
+    WAIT_FOR(!volume_row(s2));
+    move_owner(1);
+    check_all(1);
+    check_other(2, s1, m1);
+    keyring_forget();
+    free(data);
+    free(m1);
+    free(m2);
+}
+
+/* ---- what changed ---- */
+
+#define CHUNKS (VOLUME / ASAN_CHANGED_UNIT)
+
+struct asked { struct asan_changed q; bool done; };
+
+static void changed_answer(struct mail *m) { container_of(m, struct asked, q.answer)->done = true; }
+
+/* Asks engine i; the bits are in *ret. */
+static int ask_changed(int i, const char *vol, const char *since, struct asked *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    memcpy(ret->q.volume_id, vol, ID_LEN + 1);
+    memcpy(ret->q.since_id, since, ID_LEN + 1);
+    ret->q.length = VOLUME;
+    ret->q.answer.run = changed_answer;
+    ret->q.answer_to = &mailbox;
+    asan_changed(engine[i], &ret->q);
+    WAIT_FOR(ret->done);
+    return ret->q.status;
+}
+
+static bool bit(const struct asked *k, uint32_t chunk) { return k->q.bits[chunk / 8] >> chunk % 8 & 1; }
+
+/* No difference between the two models is left out; returns how many chunks are named without one. */
+static int check_changed(int i, const char *vol, const uint8_t *is, const char *since, const uint8_t *was)
+{
+    struct asked k;
+    int more = 0;
+    WAIT_FOR(ask_changed(i, vol, since, &k) != E_UNAVAIL);
+    assert_int_equal(k.q.status, 0);
+    for (uint32_t c = 0; c < CHUNKS; c++) {
+        bool differs = memcmp(is + c * ASAN_CHANGED_UNIT, was + c * ASAN_CHANGED_UNIT, ASAN_CHANGED_UNIT);
+        if (differs && !bit(&k, c))
+            fail_msg("chunk %u differs and is not named", c);
+        more += bit(&k, c) && !differs;
+    }
+    return more;
+}
+
+/* Back to snapshot `id`, as daemon/ops_snapshot.c does it but for what was written since. */
+static void revert(const char *id, int owner)
+{
+    char data[ID_LEN + 1];
+    struct cdb_txn *t = cdb_txn_new();
+    id_new(data);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_data, data);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_parent, id);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_owner, node[owner]);
+    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_epoch, volume_row(volume)->epoch + 1);
+    commit(t);
+}
+
+static void test_changed(void **state)
+{
+    (void)state;
+    char s1[ID_LEN + 1], s2[ID_LEN + 1], s3[ID_LEN + 1], s4[ID_LEN + 1];
+    uint8_t block[4096];
+    struct asked k;
+    make_volume(0);
+    write_random(0, 10);
+    uint8_t *m1 = cut(0, "c1", s1);
+    assert_int_equal(check_changed(0, volume, model, s1, m1), 0);
+    memset(block, 0x77, sizeof block);
+    assert_int_equal(io(0, ASAN_WRITE, 5 * MIB + 4096, sizeof block, block), 0);
+    memcpy(model + 5 * MIB + 4096, block, sizeof block);
+    for (int i = 0; i < NODES; i++) /* exact; the others ask the owner */
+        assert_int_equal(check_changed(i, volume, model, s1, m1), 0);
+    assert_int_equal(check_changed(1, s1, m1, s1, m1), 0);
+    uint8_t *m2 = cut(0, "c2", s2);
+    stop_engine(2);
+    write_random(0, 8);
+    uint8_t *m3 = cut(0, "c3", s3);
+    write_random(0, 8);
+    start_engine(2);
+    for (int i = 0; i < NODES; i++) {
+        check_changed(i, s3, m3, s1, m1);
+        check_changed(i, s3, m3, s2, m2);
+        check_changed(i, s1, m1, s3, m3); /* backwards, too */
+        check_changed(i, volume, model, s2, m2);
+    }
+    WAIT_FOR(in_sync() == 3);
+    move_owner(2);
+    write_random(2, 5);
+    check_changed(2, volume, model, s1, m1);
+    forget_snapshot(s2); /* merged into s3 while it is asked */
+    for (bool gone = false; !gone;) {
+        gone = !volume_row(s2);
+        check_changed(0, s3, m3, s1, m1);
+        check_changed(1, volume, model, s1, m1);
+    }
+    assert_int_equal(ask_changed(0, volume, s2, &k), E_NOTFOUND);
+    revert(s1, 0); /* s3 is no ancestor any more */
+    memcpy(model, m1, VOLUME);
+    write_random(0, 5);
+    check_all(0);
+    check_changed(0, volume, model, s1, m1);
+    check_changed(1, volume, model, s3, m3);
+    uint8_t *m4 = cut(0, "c4", s4);
+    check_changed(2, s4, m4, s3, m3);
+    make_volume(1);
+    assert_int_equal(ask_changed(1, volume, s4, &k), E_INVAL);
+    free(m1);
+    free(m2);
+    free(m3);
+    free(m4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_snapshot),
         cmocka_unit_test(test_delete),
+        cmocka_unit_test(test_encrypted),
+        cmocka_unit_test(test_changed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

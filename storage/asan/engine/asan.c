@@ -202,6 +202,13 @@ void asan_io(struct asan *a, struct asan_io *io)
     mailbox_post(&a->mailbox, &io->mail);
 }
 
+void asan_changed(struct asan *a, struct asan_changed *q)
+{
+    q->asan = a;
+    q->mail.run = changed_ask;
+    mailbox_post(&a->mailbox, &q->mail);
+}
+
 void asan_claim(struct asan *a, struct asan_claim *c)
 {
     c->asan = a;

@@ -100,6 +100,25 @@ struct asan_io { /* caller-owned until `answer` ran */
 /* I/O on a volume this node owns (claim it first, or it waits for ever) or that is sealed (read only). */
 void asan_io(struct asan *a, struct asan_io *io);
 
+#define ASAN_CHANGED_UNIT (64u << 10)
+#define ASAN_CHANGED_MAX (256u << 20)
+#define ASAN_CHANGED_BITS (ASAN_CHANGED_MAX / ASAN_CHANGED_UNIT / 8)
+
+struct asan_changed { /* caller-owned until `answer` ran */
+    struct mail mail;          /* private */
+    struct mail answer;        /* answer.run: set by the caller; posted to answer_to */
+    struct mailbox *answer_to;
+    char volume_id[ID_LEN + 1], since_id[ID_LEN + 1];
+    uint64_t offset, length;   /* from a multiple of the unit, at most ASAN_CHANGED_MAX, within the volume */
+    uint8_t bits[ASAN_CHANGED_BITS]; /* a bit per unit from `offset`: may differ. Those that are not set do not */
+    int status;                /* 0; E_NOTFOUND; E_INVAL: nothing in common; E_UNAVAIL, E_DISCONN…: ask again; err says it in words */
+    struct err err;
+    struct asan *asan;
+};
+/* Where a volume may differ from a snapshot (engine/changed.c). Any node may ask: a volume in use is asked of its owner; one that
+ * nobody uses is owned here for a while. What was acknowledged before the question is in the answer. */
+void asan_changed(struct asan *a, struct asan_changed *q);
+
 /* ---- looking at it ---- */
 
 /* The storage links as seen from this node. */

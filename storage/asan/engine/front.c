@@ -233,6 +233,14 @@ static void nbd_list(void *arg, struct nbd_list *l)
     }
 }
 
+static void add_base(void *arg, const char *name, const char *id) { nbd_base_add(arg, name, id); }
+
+static void nbd_bases(void *arg, struct vol *vol, struct nbd_bases *b)
+{
+    (void)arg;
+    changed_bases((struct volume *)vol, add_base, b);
+}
+
 int front_open(struct asan *a, const struct asan_conf *c, struct err *e)
 {
     struct nbd_conf conf = {.unix_path = c->nbd_socket};
@@ -243,7 +251,7 @@ int front_open(struct asan *a, const struct asan_conf *c, struct err *e)
         conf.tls_cert = c->tls.cert_pem;
         conf.tls_key = c->tls.key_pem;
     }
-    struct nbd_exports exports = {nbd_find, nbd_release, nbd_list, a};
+    struct nbd_exports exports = {nbd_find, nbd_release, nbd_list, nbd_bases, a};
     return conf.unix_path || conf.tcp_addr ? nbd_server_open(&a->loop, &conf, &exports, &a->nbd, e) : 0;
 }
 

@@ -13,7 +13,10 @@
  *            core closed or volume held: as the guest gave it, from the start
  *
  * A read comes back from its core with the absent chunks named; they are read from the parent volume, which is sealed and
- * answers the same way, layer by layer. If the parent vanishes meanwhile (merged into this one) the read starts again. */
+ * answers the same way, layer by layer. If the parent vanishes meanwhile (merged into this one) the read starts again.
+ *
+ * Encrypted volumes: all layers of a stack have one key, and a sector's tweak is its number in the volume, so layers exchange
+ * ciphertext (vol_req.raw) and the topmost volume decrypts. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,8 +83,9 @@ static void run_read(struct vol_req *r, int status)
 }
 
 /* [at, end) of the volume from its parent, as far as that goes; beyond lie zeroes. */
-static void add_run(struct lfill *f, struct volume *parent, enum vol_op op, uint64_t base, uint64_t at, uint64_t end)
+static void add_run(struct lfill *f, struct volume *parent, const struct lwant *want, uint64_t base, uint64_t at, uint64_t end)
 {
+    enum vol_op op = want->map ? VOL_MAP : VOL_READ;
     uint64_t unit = op == VOL_MAP ? VOL_MAP_BLOCK : 1, limit = parent->vol.size_bytes;
     uint8_t *to = f->out->data + (at - base) / unit;
     memset(to, 0, (end - at) / unit);
@@ -91,15 +95,16 @@ static void add_run(struct lfill *f, struct volume *parent, enum vol_op op, uint
         end = limit;
     int k = f->n++;
     f->iov[k] = (struct iovec){to, (end - at) / unit};
-    f->req[k] = (struct vol_req){.op = op, .offset = at, .length = end - at, .iov = &f->iov[k], .iovcnt = 1, .done = run_read, .arg = f};
+    f->req[k] = (struct vol_req){.op = op, .offset = at, .length = end - at, .iov = &f->iov[k], .iovcnt = 1, .done = run_read, .arg = f,
+                                 .raw = true, .until = want->until};
 }
 
-void layer_fill(struct volume *v, uint64_t at, uint32_t length, bool map, uint64_t absent, struct iobuf *data, size_t data_off,
-                lfill_done *done, void *arg)
+void layer_fill(struct volume *v, uint64_t at, uint32_t length, const struct lwant *want, uint64_t absent, struct iobuf *data,
+                size_t data_off, lfill_done *done, void *arg)
 {
     struct volume *parent = volume_find(v->a, v->parent);
     struct lfill *f = xcalloc(1, sizeof *f);
-    uint32_t bytes = map ? length / VOL_MAP_BLOCK : length;
+    uint32_t bytes = want->map ? length / VOL_MAP_BLOCK : length;
     unsigned n = chunks_touched(at, length);
     uint64_t first = at / STORE_CHUNK * STORE_CHUNK, end = at + length;
     f->v = v;
@@ -119,7 +124,7 @@ void layer_fill(struct volume *v, uint64_t at, uint32_t length, bool map, uint64
             ;
         uint64_t from = first + (uint64_t)i * STORE_CHUNK, to = from + (uint64_t)run * STORE_CHUNK;
         if (absent >> i & 1)
-            add_run(f, parent, map ? VOL_MAP : VOL_READ, at, from < at ? at : from, to > end ? end : to);
+            add_run(f, parent, want, at, from < at ? at : from, to > end ? end : to);
     }
     f->left = (unsigned)f->n;
     if (!f->n) {
@@ -136,7 +141,7 @@ static void read_filled(void *arg, int status, struct iobuf *data, size_t data_o
     iobuf_unref(p->op.data);
     p->op.data = NULL;
     p->op.absent = 0;
-    p->op.nowhere = false;
+    p->op.nowhere = p->judged = false;
     if (status == E_CANCELED && !p->v->gone) { /* the layer below was merged: another one is there now */
         volume_part_send(p);
         return;
@@ -145,6 +150,7 @@ static void read_filled(void *arg, int status, struct iobuf *data, size_t data_o
         p->op.data = iobuf_ref(data);
         p->op.data_off = data_off;
     }
+    p->judged = true;
     volume_part_done(p, status);
 }
 
@@ -153,8 +159,39 @@ bool layer_read_done(struct part *p)
     struct volume *v = p->v;
     if (!*v->parent)
         return false;
-    layer_fill(v, p->shard * v->shard_bytes + p->op.offset, p->op.length, p->op.map, p->op.nowhere ? UINT64_MAX : p->op.absent,
+    const struct lwant want = {.map = p->op.map};
+    layer_fill(v, p->shard * v->shard_bytes + p->op.offset, p->op.length, &want, p->op.nowhere ? UINT64_MAX : p->op.absent,
                p->op.data, p->op.data_off, read_filled, p);
+    return true;
+}
+
+/* What the chunks of a part have become since the layer `until`, which is not asked: here (in this layer, then), or further down. */
+bool layer_judge(struct part *p, int *status)
+{
+    struct volume *v = p->v;
+    const struct lwant want = {.map = true, .until = p->req->r->until};
+    uint64_t absent = p->op.nowhere ? UINT64_MAX : p->op.absent, first = p->op.offset / STORE_CHUNK;
+    unsigned n = chunks_touched(p->op.offset, p->op.length), here = 0;
+    struct iobuf *marks = iobuf_new(p->op.length / VOL_MAP_BLOCK);
+    for (uint32_t b = 0; b < p->op.length / VOL_MAP_BLOCK; b++) {
+        uint64_t chunk = (p->op.offset + (uint64_t)b * VOL_MAP_BLOCK) / STORE_CHUNK - first;
+        marks->data[b] = absent >> chunk & 1 ? 0 : VOL_MAP_CHANGED;
+    }
+    for (unsigned i = 0; i < n; i++)
+        here += !(absent >> i & 1);
+    iobuf_unref(p->op.data);
+    p->op.data = marks;
+    p->op.data_off = 0;
+    p->op.absent = 0;
+    p->op.nowhere = false;
+    p->judged = true;
+    if (here == n || !strcmp(v->parent, want.until))
+        return false;
+    if (!*v->parent) {
+        *status = E_CONFLICT; /* it was merged away meanwhile: changed.c looks again */
+        return false;
+    }
+    layer_fill(v, p->shard * v->shard_bytes + p->op.offset, p->op.length, &want, absent, marks, 0, read_filled, p);
     return true;
 }
 
@@ -304,7 +341,7 @@ static void add_edge(struct cow *c, const struct shard *s, uint64_t chunk)
     e->chunk = chunk;
     e->bytes = xcalloc(1, STORE_CHUNK);
     e->iov = (struct iovec){e->bytes, room < STORE_CHUNK ? room : STORE_CHUNK};
-    e->r = (struct vol_req){.op = VOL_READ, .offset = at, .length = e->iov.iov_len, .iov = &e->iov, .iovcnt = 1, .done = edge_read, .arg = c};
+    e->r = (struct vol_req){.op = VOL_READ, .offset = at, .length = e->iov.iov_len, .iov = &e->iov, .iovcnt = 1, .done = edge_read, .arg = c, .raw = true};
 }
 
 void layer_take(struct volume *v, uint32_t shard, uint64_t chunk)

@@ -14,7 +14,7 @@
  *   front.c   vhost, NBD, asan_io                                   usage.c   how full the disks are
  *   dump.c    JSON
  *   layer.c   volumes over sealed ones: reads that fall through, first writes of a chunk      snap.c  snapshots
- *   reclaim.c layers of deleted snapshots
+ *   reclaim.c layers of deleted snapshots, flattening of clones       changed.c what differs from a snapshot
  */
 #ifndef COHORT_STORAGE_ENGINE_PRIV_H
 #define COHORT_STORAGE_ENGINE_PRIV_H
@@ -172,6 +172,7 @@ struct part { /* the piece of a request that lies in one shard and one border */
     uint32_t shard;
     size_t data_pos;             /* in the request's bytes */
     unsigned tried;              /* sealed: members that failed */
+    bool judged;                 /* what has changed: its bytes are the answer */
     uint64_t retry_ms;
     struct cow *cow;             /* it holds its chunks while their first bytes come from below (layer.c) */
     TAILQ_ENTRY(part) entry;     /* v->parked, v->cow_waits */
@@ -397,10 +398,22 @@ void layer_closed(struct volume *v);     /* its cores are: who waits here waits 
 bool layer_read_done(struct part *p); /* true: what is not in this layer is being fetched, volume_part_done() follows */
 void layer_known(struct shard *s, const struct repl_msg *m, uint64_t absent);
 struct lfill;
-/* `data` (NULL = zeroes): bytes [offset, +length) of a shard; answers with the absent chunks taken from below. */
+struct lwant { /* what: bytes as the replicas hold them, a VOL_MAP, or one of what changed since the layer `until` */
+    bool map;
+    const char *until;
+};
+/* `data` (NULL = zeroes): [offset, +length) of a shard; answers with the absent chunks taken from below. */
 typedef void lfill_done(void *arg, int status, struct iobuf *data, size_t data_off);
-void layer_fill(struct volume *v, uint64_t at, uint32_t length, bool map, uint64_t absent, struct iobuf *data, size_t data_off,
-                lfill_done *done, void *arg);
+void layer_fill(struct volume *v, uint64_t at, uint32_t length, const struct lwant *want, uint64_t absent, struct iobuf *data,
+                size_t data_off, lfill_done *done, void *arg);
+bool layer_judge(struct part *p, int *status); /* true: it goes on further down, volume_part_done() follows */
+
+/* changed.c */
+void changed_start(struct volume *v, struct vol_req *r);
+void changed_ask(struct mail *m);
+void changed_register(struct asan *a);
+/* Calls `add` for each snapshot that `v` can be compared with. */
+void changed_bases(struct volume *v, void (*add)(void *arg, const char *name, const char *id), void *arg);
 
 /* Writes chunk `chunk` of a shard as it shows now, unless this layer has it; ends with reclaim_taken(). */
 void layer_take(struct volume *v, uint32_t shard, uint64_t chunk);

@@ -6,12 +6,19 @@
 
 #define RETRY_MS 200
 
-struct sread { struct part *p; struct volume *v; unsigned bit; };
+/* `parent`: what it was when the replica was asked. By the time of the answer the layer below may have been merged into this
+ * volume and left out: "absent" then means "ask again", not "look below where it builds on now". */
+struct sread { struct part *p; unsigned bit; char parent[ID_LEN + 1]; };
 
 static void answered(void *arg, const struct repl_answer *ans)
 {
     struct sread *s = arg;
     struct part *p = s->p;
+    if (!ans->status && ans->absent && strcmp(s->parent, p->v->parent)) {
+        free(s);
+        sealed_read(p);
+        return;
+    }
     if (!ans->status) {
         p->op.data = ans->data ? iobuf_ref(ans->data) : NULL;
         p->op.data_off = ans->data_off;
@@ -72,8 +79,8 @@ void sealed_read(struct part *p)
     }
     struct sread *s = xcalloc(1, sizeof *s);
     s->p = p;
-    s->v = v;
     s->bit = best_bit;
+    memcpy(s->parent, v->parent, sizeof s->parent);
     struct repl_msg m = {.kind = REPL_READ, .incarnation = best->incarnation, .offset = p->op.offset, .length = p->op.length,
                          .map = p->op.map, .through = true};
     link_send(a, best, &v->bin, p->shard, &m, true, answered, s);

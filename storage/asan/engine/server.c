@@ -271,6 +271,7 @@ static void on_ping(struct rpc_req *req, void *arg)
 void server_register(struct asan *a)
 {
     keys_register(a);
+    changed_register(a);
     rpc_handle(a->rpc, RPC_PING, &cohort__control__ping__descriptor, 0, on_ping, a);
     rpc_handle(a->rpc, RPC_STORE_FENCE, &cohort__storage__fence_req__descriptor, 0, on_fence, a);
     rpc_handle(a->rpc, RPC_STORE_WRITE, &cohort__storage__write_req__descriptor, STORE_WRITE_MAX, on_write, a);

@@ -92,7 +92,8 @@ static void answered(void *arg, const struct repl_answer *ans)
         layer_known(r->s, &r->m, ans->absent);
         if (r->m.fill && ans->absent) {
             r->ans = *ans;
-            layer_fill(v, r->s->index * v->shard_bytes + r->m.offset, r->m.length, false, ans->absent, ans->data, ans->data_off,
+            const struct lwant bytes = {0};
+            layer_fill(v, r->s->index * v->shard_bytes + r->m.offset, r->m.length, &bytes, ans->absent, ans->data, ans->data_off,
                        filled, r);
             return;
         }

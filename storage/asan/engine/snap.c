@@ -132,6 +132,7 @@ static void cut_volume(struct snap *s, struct cdb_txn *t, const struct cdb_view 
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_parent, row->parent);
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_origin, row->id);
     cdb_txn_set_int(t, CDB_T_VOLUME, id, CDB_VOLUME_created_ms, clock_wall_ms());
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_key, row->key);
     cdb_txn_set_smap(t, CDB_T_VOLUME, id, CDB_VOLUME_policy, &row->policy);
     for (uint32_t i = 0; i < v->n_shards; i++) {
         const struct cdb_shard *shard = shard_row(view, v, i);

@@ -8,7 +8,8 @@ if(TARGET c_proto AND TARGET c_cluster)
     ${CMAKE_CURRENT_LIST_DIR}/resync.c ${CMAKE_CURRENT_LIST_DIR}/pace.c
     ${CMAKE_CURRENT_LIST_DIR}/health.c ${CMAKE_CURRENT_LIST_DIR}/disk_health.c ${CMAKE_CURRENT_LIST_DIR}/sealed.c ${CMAKE_CURRENT_LIST_DIR}/front.c
     ${CMAKE_CURRENT_LIST_DIR}/dump.c ${CMAKE_CURRENT_LIST_DIR}/usage.c ${CMAKE_CURRENT_LIST_DIR}/tidy.c
-    ${CMAKE_CURRENT_LIST_DIR}/layer.c ${CMAKE_CURRENT_LIST_DIR}/snap.c ${CMAKE_CURRENT_LIST_DIR}/reclaim.c)
+    ${CMAKE_CURRENT_LIST_DIR}/layer.c ${CMAKE_CURRENT_LIST_DIR}/snap.c ${CMAKE_CURRENT_LIST_DIR}/reclaim.c
+    ${CMAKE_CURRENT_LIST_DIR}/changed.c)
   target_link_libraries(c_engine PUBLIC c_repl c_store c_front c_cluster c_proto)
   target_link_libraries(c_volume PUBLIC c_engine)
 

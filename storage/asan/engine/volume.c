@@ -91,10 +91,12 @@ void volume_part_done(struct part *p, int status)
         return;
     }
     if (p->op.kind == OWNER_READ) {
+        if (!status && q->r->until && !p->judged && layer_judge(p, &status))
+            return;
         if (!status && (p->op.absent || p->op.nowhere) && layer_read_done(p))
             return;
         uint32_t unit = p->op.map ? VOL_MAP_BLOCK : 1;
-        if (!status && v->crypt && !p->op.map && p->op.data)
+        if (!status && v->crypt && !q->r->raw && !p->op.map && p->op.data)
             decrypt_part(p);
         if (!status)
             copy_bytes(q->r, p->data_pos / unit, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length / unit, true);
@@ -204,7 +206,7 @@ static bool may_start(const struct vreq *q)
 {
     struct volume *v = q->v;
     struct asan *a = v->a;
-    if (volume_locked(v))
+    if (!q->r->raw && volume_locked(v))
         return false; /* keys_tick() */
     if (q->r->op == VOL_FLUSH || (!v->qos.iops && !v->qos.bandwidth))
         return true;
@@ -288,6 +290,10 @@ static int check(const struct volume *v, const struct vol_req *r)
 static void submit(struct vol *vol, struct vol_req *r)
 {
     struct volume *v = (struct volume *)vol;
+    if (r->op == VOL_MAP && r->since) {
+        changed_start(v, r);
+        return;
+    }
     struct vreq *q = xcalloc(1, sizeof *q);
     q->v = v;
     q->r = r;

@@ -78,12 +78,12 @@ void front_io_plain(struct front_io *io, struct vol *v, enum vol_op op, uint64_t
     vol_submit(v, &io->req);
 }
 
-void front_io_map(struct front_io *io, struct vol *v, uint64_t offset, uint64_t length, struct iovec *iov,
+void front_io_map(struct front_io *io, struct vol *v, const char *since, uint64_t offset, uint64_t length, struct iovec *iov,
                   front_io_done *done)
 {
     io->vol = v;
     io->done = done;
     io->req = (struct vol_req){.op = VOL_MAP, .offset = offset, .length = length, .iov = iov, .iovcnt = 1,
-                               .done = piece_done};
+                               .since = since, .done = piece_done};
     vol_submit(v, &io->req);
 }

@@ -30,8 +30,9 @@ void front_io_rw(struct front_io *io, struct vol *v, enum vol_op op, uint64_t of
 void front_io_plain(struct front_io *io, struct vol *v, enum vol_op op, uint64_t offset, uint64_t length,
                     front_io_done *done);
 
-/* Starts VOL_MAP; `iov` is one element for `length` / VOL_MAP_BLOCK bytes, at most VOL_MAP_MAX of `length`. */
-void front_io_map(struct front_io *io, struct vol *v, uint64_t offset, uint64_t length, struct iovec *iov,
+/* Starts VOL_MAP; `iov` is one element for `length` / VOL_MAP_BLOCK bytes, at most VOL_MAP_MAX of `length`. `since` as in
+ * vol_req, or NULL. */
+void front_io_map(struct front_io *io, struct vol *v, const char *since, uint64_t offset, uint64_t length, struct iovec *iov,
                   front_io_done *done);
 
 /* True if [offset, offset+length) lies in the volume. Safe for any values. */

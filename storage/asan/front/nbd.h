@@ -8,6 +8,8 @@
  * bytes are held; beyond that we stop reading from it.
  * Authorization: the unix socket is for root. TCP with the TLS files set tells nothing, not even names, before STARTTLS with
  * a client certificate of that CA; without them it has no encryption and belongs on loopback (tests).
+ * Contexts of block status: base:allocation, and cohort:changed:SNAPSHOT for each snapshot that the export can be compared
+ * with: bit 0 (as in qemu:dirty-bitmap) where it may differ from it, in units of 64 KiB. At most NBD_SINCE_MAX at a time.
  * Resize: a client sees a volume's new size when it connects again. */
 #ifndef COHORT_FRONT_NBD_H
 #define COHORT_FRONT_NBD_H
@@ -20,11 +22,13 @@
 #define NBD_NAME_MAX 4096u
 #define NBD_LEN_MAX (32u << 20) /* of a read or write */
 #define NBD_REQS_MAX 128u
+#define NBD_SINCE_MAX 8u
 #define NBD_BYTES_MAX (64u << 20)
 
 struct nbd_server;
 struct nbd_lookup; /* one question by name, ours until answered */
 struct nbd_list;
+struct nbd_bases;
 
 struct nbd_exports { /* where volumes come from; copied */
     /* Answers with nbd_lookup_done(), now or later, exactly once. "" is the client's wish for a default export. */
@@ -33,12 +37,15 @@ struct nbd_exports { /* where volumes come from; copied */
     void (*release)(void *arg, struct vol *v);
     /* Calls nbd_list_add() for each name; NULL = listing is refused. */
     void (*list)(void *arg, struct nbd_list *l);
+    /* Calls nbd_base_add() for each snapshot that `v` can be compared with (vol_req.since); NULL = there are none. */
+    void (*bases)(void *arg, struct vol *v, struct nbd_bases *b);
     void *arg;
 };
 
 /* code 0 with a volume; or E_NOTFOUND etc. with a message for the client (v NULL). */
 void nbd_lookup_done(struct nbd_lookup *l, int code, struct vol *v, const char *msg);
 void nbd_list_add(struct nbd_list *l, const char *name);
+void nbd_base_add(struct nbd_bases *b, const char *name, const char *id); /* copied */
 
 struct nbd_conf {
     const char *unix_path; /* NULL = none; a stale file is replaced */

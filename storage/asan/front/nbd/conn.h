@@ -12,6 +12,7 @@
 #include <sys/queue.h>
 #include <uv.h>
 #include "base/buf.h"
+#include "base/id.h"
 #include "base/sm.h"
 #include "storage/asan/front/io.h"
 #include "storage/asan/front/nbd.h"
@@ -57,6 +58,7 @@ struct nbd_conn {
     uint8_t *cipher;   /* with TLS: NBD_RBUF_BYTES as they came from the socket */
     struct vol *vol;  /* NULL until an export is chosen */
     uint32_t contexts; /* metadata contexts chosen, a bit each (meta.c) */
+    char since[NBD_SINCE_MAX][ID_LEN + 1]; /* snapshots of those that tell changes */
     char *meta_export; /* the export they were chosen for */
     struct nbd_lookup *lookup;
     unsigned reqs;    /* in flight */
@@ -71,11 +73,13 @@ struct nbd_conn {
     LIST_ENTRY(nbd_conn) entry;
 };
 
+struct nbd_queries { uint32_t n, len; uint8_t *data; }; /* of a list or choice of contexts, well-formed: n * (u32 length, text) */
+
 struct nbd_lookup {
     struct nbd_conn *c; /* NULL: the client left meanwhile */
     struct nbd_server *srv;
     uint32_t opt;       /* who asked: EXPORT_NAME, INFO, GO, LIST_META_CONTEXT, SET_META_CONTEXT */
-    uint32_t contexts;  /* the last two: what the queries match */
+    struct nbd_queries queries; /* the last two */
     bool want_name;
     bool in_find, answered;
     LIST_ENTRY(nbd_lookup) entry;
@@ -144,12 +148,11 @@ bool nbd_name_ok(const uint8_t *name, size_t len);
 
 /* meta.c: metadata contexts */
 
-/* What the queries of LIST_ or SET_META_CONTEXT match: fills *ret_name, *ret_len with the export's name (within `data`).
- * False: malformed. */
-bool nbd_meta_parse(bool set, const uint8_t *data, uint32_t len, const uint8_t **ret_name, uint32_t *ret_len,
-                    uint32_t *ret_contexts);
-/* The export was found: tells the client its contexts and, for SET, remembers them. */
-void nbd_meta_found(struct nbd_conn *c, const struct nbd_lookup *l);
+/* Checks the data of LIST_ or SET_META_CONTEXT: fills *ret_name, *ret_len with the export's name, *ret_queries with the
+ * queries (both within `data`). False: malformed. */
+bool nbd_meta_parse(uint8_t *data, uint32_t len, const uint8_t **ret_name, uint32_t *ret_len, struct nbd_queries *ret_queries);
+/* The export is `v`: tells the client its contexts that match and, for SET, remembers them. */
+void nbd_meta_found(struct nbd_conn *c, const struct nbd_lookup *l, struct vol *v);
 /* GO and EXPORT_NAME: contexts of another export do not count. */
 void nbd_meta_begin(struct nbd_conn *c, const char *name);
 /* Bytes of buffer that a status of `length` bytes from `offset` needs, map and reply. */

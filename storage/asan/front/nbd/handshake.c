@@ -127,7 +127,7 @@ static void found(struct nbd_conn *c, struct nbd_lookup *l, struct vol *v)
         return;
     }
     if (l->opt == NBD_OPT_LIST_META_CONTEXT || l->opt == NBD_OPT_SET_META_CONTEXT)
-        nbd_meta_found(c, l);
+        nbd_meta_found(c, l, v);
     else
         send_info(c, l, v);
     if (l->opt == NBD_OPT_GO) {
@@ -152,6 +152,12 @@ static void not_found(struct nbd_conn *c, struct nbd_lookup *l, int code, const 
         sm_move(&c->sm, NBD_OPTIONS);
 }
 
+static void lookup_free(struct nbd_lookup *l)
+{
+    free(l->queries.data);
+    free(l);
+}
+
 void nbd_lookup_done(struct nbd_lookup *l, int code, struct vol *v, const char *msg)
 {
     assert(!l->answered && (code == E_OK) == (v != NULL));
@@ -170,21 +176,26 @@ void nbd_lookup_done(struct nbd_lookup *l, int code, struct vol *v, const char *
     }
     srv->lookups--;
     if (!l->in_find) {
-        free(l);
+        lookup_free(l);
         if (c)
             nbd_conn_process(c);
         nbd_server_check_closed(srv);
     }
 }
 
-static void look_up(struct nbd_conn *c, uint32_t opt, const uint8_t *name, size_t len, bool want_name, uint32_t contexts)
+/* `queries`: NULL = none; copied. */
+static void look_up(struct nbd_conn *c, uint32_t opt, const uint8_t *name, size_t len, bool want_name, const struct nbd_queries *queries)
 {
     struct nbd_lookup *l = xcalloc(1, sizeof *l);
     l->c = c;
     l->srv = c->srv;
     l->opt = opt;
     l->want_name = want_name;
-    l->contexts = contexts;
+    if (queries) {
+        l->queries = *queries;
+        l->queries.data = xmalloc(queries->len + 1);
+        memcpy(l->queries.data, queries->data, queries->len);
+    }
     memcpy(l->name, name, len);
     c->lookup = l;
     c->srv->lookups++;
@@ -193,7 +204,7 @@ static void look_up(struct nbd_conn *c, uint32_t opt, const uint8_t *name, size_
     c->srv->exports.find(c->srv->exports.arg, l->name, l);
     l->in_find = false;
     if (l->answered) /* inside find(): we are in the loop that takes the next option anyway */
-        free(l);
+        lookup_free(l);
 }
 
 bool nbd_name_ok(const uint8_t *name, size_t len)
@@ -213,20 +224,21 @@ static void opt_info(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint
     bool want_name = false;
     for (uint32_t at = 4 + name_len + 2; at < len; at += 2)
         want_name |= get16(data + at) == NBD_INFO_NAME;
-    look_up(c, opt, data + 4, name_len, want_name, 0);
+    look_up(c, opt, data + 4, name_len, want_name, NULL);
 }
 
-static void opt_meta(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint32_t len)
+static void opt_meta(struct nbd_conn *c, uint32_t opt, uint8_t *data, uint32_t len)
 {
     const uint8_t *name;
-    uint32_t name_len, contexts;
+    uint32_t name_len;
+    struct nbd_queries queries;
     bool set = opt == NBD_OPT_SET_META_CONTEXT;
     if (set && !c->structured)
         reply_error(c, opt, NBD_REP_ERR_INVALID, "structured replies must be negotiated first");
-    else if (!nbd_meta_parse(set, data, len, &name, &name_len, &contexts))
+    else if (!nbd_meta_parse(data, len, &name, &name_len, &queries))
         reply_error(c, opt, NBD_REP_ERR_INVALID, "malformed option");
     else
-        look_up(c, opt, name, name_len, false, contexts);
+        look_up(c, opt, name, name_len, false, &queries);
 }
 
 /* What came in clear text after the request would be taken for the client's: a man in the middle's chance. What was
@@ -264,14 +276,14 @@ static bool refuse_plain(struct nbd_conn *c, uint32_t opt)
     return true;
 }
 
-static void take(struct nbd_conn *c, uint32_t opt, const uint8_t *data, uint32_t len)
+static void take(struct nbd_conn *c, uint32_t opt, uint8_t *data, uint32_t len)
 {
     if (refuse_plain(c, opt))
         return;
     switch (opt) {
     case NBD_OPT_EXPORT_NAME:
         if (nbd_name_ok(data, len))
-            look_up(c, opt, data, len, false, 0);
+            look_up(c, opt, data, len, false, NULL);
         else
             nbd_conn_close(c);
         break;

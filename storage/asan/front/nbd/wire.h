@@ -75,6 +75,7 @@ enum nbd_cmd {
 
 #define NBD_STATE_HOLE 1u /* base:allocation */
 #define NBD_STATE_ZERO 2u
+#define NBD_STATE_DIRTY 1u /* cohort:changed */
 
 /* Error numbers of the protocol: Linux's, whatever the host. */
 #define NBD_EPERM 1u
