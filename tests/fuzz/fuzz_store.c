@@ -32,6 +32,10 @@ static int apply(void *arg, const struct journal_found *f, struct err *e)
 {
     const struct journal *j = arg;
     uint64_t offset = le64toh(f->rec.offset), length = le32toh(f->rec.length);
+    if (f->rec.type == FMT_PLACED) {
+        assert(offset % STORE_EXTENT == 0 && length == STORE_EXTENT);
+        return E_OK;
+    }
     assert(f->rec.type >= FMT_WRITE && f->rec.type <= FMT_COPY_ZERO && length && length % 512 == 0 && offset % 512 == 0);
     assert(offset / STORE_CHUNK == (offset + length - 1) / STORE_CHUNK);
     if (f->rec.data_block)
@@ -42,14 +46,23 @@ static int apply(void *arg, const struct journal_found *f, struct err *e)
 static void record(struct fmt_record *f, struct input *in, uint32_t *block, uint8_t *batch)
 {
     uint8_t type = next(in), flags = next(in), where = next(in), len = next(in);
-    bool copy = type % 5 >= FMT_COPY;
+    bool placed = type % 6 == FMT_PLACED, copy = type % 6 >= FMT_COPY && !placed;
     uint32_t length = copy && !(flags & 4) ? STORE_CHUNK : (len % 16 + 1u) * 512 + (flags >> 7);
-    f->type = type % 5 + (type == 255);
+    f->type = type % 6 + (type == 255);
     f->flags = flags & 3;
     f->epoch = htole64(1);
     f->seq = htole64(where);
     f->offset = htole64(copy ? (uint64_t)where * STORE_CHUNK : where * 512u + (flags & 8 ? UINT64_MAX - 4095 : 0));
     f->length = htole32(length);
+    if (placed) {
+        f->offset = htole64(where / 16 * (uint64_t)STORE_EXTENT + (flags & 8 ? 512 : 0));
+        f->length = htole32(flags & 4 ? length : STORE_EXTENT);
+        f->data_block = htole32(flags & 16 ? len : *block);
+        if ((*block + 1) * FMT_BLOCK <= BATCH_MAX)
+            f->crc = htole32(crc32c(0, batch + *block * FMT_BLOCK, FMT_BLOCK));
+        ++*block;
+        return;
+    }
     if (f->type == FMT_WRITE || f->type == FMT_COPY) {
         f->data_block = htole32(flags & 16 ? len : *block);
         if (*block * FMT_BLOCK + length <= BATCH_MAX)

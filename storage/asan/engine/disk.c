@@ -59,6 +59,7 @@ static void use_devices(const struct ldisk *d, struct store_conf *conf)
         sharing += &a->disk[i] == d || tier_same_device(a->disk[i].fast, d->fast);
     tier_of(d->fast, d->capacity, sharing, &t);
     conf->journal_bytes = a->journal_bytes ? a->journal_bytes : t.journal_bytes;
+    conf->direct = !t.separate; /* platters behind flash: the journal is faster */
     conf->cache_bytes = a->cache_bytes == ASAN_BY_DEVICE ? t.cache_bytes : a->cache_bytes;
 }
 

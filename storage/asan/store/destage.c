@@ -13,8 +13,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metric.h"
+#include "storage/asan/store/direct.h"
 #include "storage/asan/store/merge.h"
-#include "storage/asan/store/priv.h"
 
 LOG_MODULE("store");
 METRIC_COUNTER(m_rounds, "cohort_store_destage_rounds_total", "Destage rounds");
@@ -22,6 +22,7 @@ METRIC_COUNTER(m_extents, "cohort_store_destage_extents_total", "Extents written
 METRIC_COUNTER(m_lost, "cohort_store_destage_lost_blocks_total", "4 KiB blocks whose contents were found damaged by destage");
 
 #define ROUND_EXTENTS 64u
+#define ROUND_ADOPTED 512u /* on top of those: extents that only get the place of a large write */
 #define DESTAGE_IDLE_MS 5000u
 #define TICK_MS 1000u
 #define FUTILE_MS 100u /* after nothing was ready, a filling journal does not make us look again sooner */
@@ -47,6 +48,8 @@ static void map_set(uint64_t *map, uint32_t begin, uint32_t end)
 
 static bool first_is_ready(const struct ext *t)
 {
+    if (t->fresh) /* what is newer has to wait for it */
+        return store_version_cmp(t->fresh->version, t->shard->commit) <= 0;
     for (unsigned c = 0; c < EXT_CHUNKS; c++) {
         const struct rec *r = TAILQ_FIRST(&t->recs[c]);
         if (r && rec_committed(r))
@@ -84,7 +87,27 @@ static bool find_place(struct store *s, struct merge_item *m, struct ext *t)
         m->took_reserved = t->counted;
         return !t->counted || places_take(&s->places, true, &m->new_place);
     }
-    return merge_in_place_ok(m) || places_take(&s->places, false, &m->new_place);
+    bool still_read = t->home && t->home->recs; /* as a record in the tail, or by a read that began before */
+    return (merge_in_place_ok(m) && !still_read) || places_take(&s->places, false, &m->new_place);
+}
+
+/* The extent is to become what its newest large write is. What is newer stays for another round. */
+static void adopt_ext(struct merge_item *m, struct ext *t)
+{
+    struct placed *p = t->fresh;
+    *m = (struct merge_item){.id = t->shard->id, .index = t->index, .ext = t, .adopt = p, .old_place = t->place, .new_place = p->place};
+    m->which = xcalloc(EXT_CHUNKS, sizeof *m->which);
+    m->meta.place = p->place;
+    memcpy(m->meta.crc, p->crc, sizeof m->meta.crc);
+    for (unsigned c = 0; c < EXT_CHUNKS; c++) {
+        struct rec *r = TAILQ_FIRST(&t->recs[c]); /* covers all of the chunk, so nothing older is left */
+        m->meta.version[c] = p->version;
+        if (r && r->placed == p) {
+            r->destaging = true;
+            m->which[m->n_recs++] = r;
+        }
+    }
+    t->destaging = true;
 }
 
 static bool take_ext(struct store *s, struct merge_item *m, struct ext *t)
@@ -127,12 +150,20 @@ static struct destage_job *choose(struct store *s)
     struct merge_round *r = &job->round;
     struct ext *t;
     job->s = s;
-    r->items = xcalloc(ROUND_EXTENTS, sizeof *r->items);
+    size_t merged = 0, adopted = 0, most = s->index.n_placed < ROUND_ADOPTED ? s->index.n_placed : ROUND_ADOPTED;
+    r->items = xcalloc(ROUND_EXTENTS + most, sizeof *r->items);
     TAILQ_FOREACH (t, &s->index.dirty, dirty) {
-        if (r->n_items == ROUND_EXTENTS)
+        if (merged == ROUND_EXTENTS || (adopted == most && most > 0))
             break;
-        if (first_is_ready(t) && take_ext(s, &r->items[r->n_items], t))
+        if (!first_is_ready(t))
+            continue;
+        if (t->fresh) {
+            adopt_ext(&r->items[r->n_items++], t);
+            adopted++;
+        } else if (take_ext(s, &r->items[r->n_items], t)) {
             r->n_items++;
+            merged++;
+        }
     }
     if (r->n_items == 0) {
         free(r->items);
@@ -165,7 +196,9 @@ static void apply_places(struct store *s, const struct merge_item *m, struct ext
     uint64_t place = m->meta.place;
     bool more = t->n_recs || t->pending;
     if (m->old_place != PLACE_NONE && m->old_place != place)
-        places_free(&s->places, m->old_place);
+        direct_let_go(s, t, m->old_place);
+    if (m->adopt)
+        direct_adopted(t, m->adopt);
     if (m->new_place != PLACE_NONE && m->new_place != place && m->new_place != m->old_place)
         places_free(&s->places, m->new_place); /* all zero: not used after all */
     t->shard->places += (place != PLACE_NONE) - (t->place != PLACE_NONE);
@@ -276,6 +309,7 @@ static void trim_done(uv_work_t *w, int canceled)
         store_fail(s, job->status, &job->e);
     else
         journal_trimmed(&s->journal, &job->sb);
+    direct_trimmed(s);
     free(job);
     end_round(s);
 }
@@ -311,6 +345,8 @@ static bool wanted(struct store *s)
     const struct journal *j = &s->journal;
     uint64_t used = journal_used(j), now = clock_boot_ms();
     if (s->destage.wait_head || j->stuck)
+        return true;
+    if (direct_wants_destage(s) && now - s->destage.futile_ms > FUTILE_MS)
         return true;
     if (used > j->ring_bytes / 4 && now - s->destage.futile_ms > FUTILE_MS)
         s->destage.drain_to = j->ring_bytes / 8;

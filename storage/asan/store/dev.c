@@ -110,6 +110,8 @@ static void on_done(struct uring_op *op, int res)
     int status = io->early ? io->early : res < 0 ? res : (uint64_t)res != io->length ? -EIO : 0;
     if (op->kind == URING_WRITE && dev_hook)
         status = dev_hook->written(dev_hook, io->dev, io->token, status);
+    if (op->kind == URING_SYNC && dev_hook && status == 0)
+        status = dev_hook->sync(dev_hook, io->dev, true);
     io->done(io, status);
 }
 
@@ -128,5 +130,14 @@ void dev_submit(const struct dev *d, struct uring *u, struct dev_io *io, bool wr
         io->early = dev_hook->write(dev_hook, d, offset, io->length, &io->token);
     io->op = (struct uring_op){.done = on_done, .fd = d->fd, .iov = iov, .iovcnt = iovcnt, .offset = offset,
                                .kind = io->early ? URING_NOP : write ? URING_WRITE : URING_READ};
+    uring_submit(u, &io->op);
+}
+
+void dev_submit_sync(const struct dev *d, struct uring *u, struct dev_io *io)
+{
+    io->dev = d;
+    io->length = 0;
+    io->early = fault_hit(d->fault_sync) ? -EIO : dev_hook ? dev_hook->sync(dev_hook, d, false) : 0;
+    io->op = (struct uring_op){.done = on_done, .fd = d->fd, .kind = io->early ? URING_NOP : URING_SYNC};
     uring_submit(u, &io->op);
 }

@@ -48,4 +48,7 @@ struct dev_io {
 void dev_submit(const struct dev *d, struct uring *u, struct dev_io *io, bool write, const struct iovec *iov, int iovcnt,
                 uint64_t offset);
 
+/* What was written and completed before becomes durable. */
+void dev_submit_sync(const struct dev *d, struct uring *u, struct dev_io *io);
+
 #endif

@@ -6,7 +6,7 @@
  */
 #include <assert.h>
 #include <stdlib.h>
-#include "storage/asan/store/priv.h"
+#include "storage/asan/store/direct.h"
 
 struct meta_op {
     TAILQ_ENTRY(meta_op) entry;
@@ -75,7 +75,7 @@ static void place_gone(void *arg, struct ext *t)
     struct store *s = arg;
     if (t->place != PLACE_NONE) {
         cache_forget(s->cache, t->place);
-        places_free(&s->places, t->place);
+        direct_let_go(s, t, t->place);
     }
     if (t->counted)
         places_unreserve(&s->places, 1);

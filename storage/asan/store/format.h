@@ -12,7 +12,7 @@
 #include "base/crc32c.h"
 
 #define FMT_BLOCK 4096u
-#define FMT_VERSION 1u
+#define FMT_VERSION 2u /* of the journal and of raw labels; others are refused */
 #define FMT_SB_MAGIC 0x424a4843u    /* "CHJB" */
 #define FMT_BATCH_MAGIC 0x424a4844u
 #define FMT_SB_COPY_AT(N) ((uint64_t)(N) * 32768u) /* two copies, 32 KiB apart */
@@ -49,7 +49,8 @@ struct fmt_raw {
 };
 _Static_assert(sizeof(struct fmt_raw) == FMT_BLOCK, "label is one block");
 
-enum fmt_type { FMT_WRITE = 1, FMT_ZERO = 2, FMT_COPY = 3, FMT_COPY_ZERO = 4 };
+/* FMT_PLACED: a write of one whole extent, whose data lie in extents.dat already; its "data" are a struct fmt_placed. */
+enum fmt_type { FMT_WRITE = 1, FMT_ZERO = 2, FMT_COPY = 3, FMT_COPY_ZERO = 4, FMT_PLACED = 5 };
 enum { FMT_FIRST = 1, FMT_LAST = 2 }; /* parts of one store_write(): replay takes all or none */
 
 struct fmt_record {
@@ -59,12 +60,20 @@ struct fmt_record {
     uint16_t zero;
     uint64_t epoch, seq, commit_epoch, commit_seq;
     uint64_t offset;      /* in the shard */
-    uint32_t length;      /* <= STORE_CHUNK, within one chunk */
-    uint32_t crc;         /* crc32c of the data */
+    uint32_t length;      /* <= STORE_CHUNK, within one chunk; FMT_PLACED: FMT_EXTENT */
+    uint32_t crc;         /* crc32c of the data, or of the struct fmt_placed */
     uint32_t data_block;  /* where the data begin, in blocks from the batch's start; 0 = no data */
     uint32_t zero2;
 };
 _Static_assert(sizeof(struct fmt_record) == 80, "fixed");
+
+#define FMT_EXTENT (256u << 10)
+struct fmt_placed {
+    uint64_t place;                        /* number of the extent in extents.dat */
+    uint32_t crc[FMT_EXTENT / FMT_BLOCK];  /* crc32c of each block there */
+    uint8_t pad[FMT_BLOCK - 8 - 4 * (FMT_EXTENT / FMT_BLOCK)];
+};
+_Static_assert(sizeof(struct fmt_placed) == FMT_BLOCK, "one block");
 
 #define FMT_BATCH_RECORDS 50u
 struct fmt_batch {

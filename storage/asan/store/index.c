@@ -21,6 +21,7 @@ void index_init(struct index *x)
     htab_init(&x->exts);
     TAILQ_INIT(&x->dirty);
     TAILQ_INIT(&x->batches);
+    TAILQ_INIT(&x->leaving);
 }
 
 struct shard *shard_find(const struct index *x, const struct store_shard_id *id)
@@ -42,6 +43,7 @@ struct shard *index_shard(struct index *x, const struct store_shard_id *id)
     sh = xcalloc(1, sizeof *sh);
     sh->id = *id;
     TAILQ_INIT(&sh->tail);
+    TAILQ_INIT(&sh->held);
     LIST_INIT(&sh->exts);
     htab_insert(&x->shards, &sh->node, shard_hash(id));
     return sh;
@@ -90,13 +92,48 @@ void ext_put(struct index *x, struct ext *t)
         ext_free(x, t);
 }
 
+struct rec *rec_new(struct shard *sh, struct ext *t, struct store_version v, uint64_t offset, uint32_t length, uint8_t type)
+{
+    struct rec *r = xcalloc(1, sizeof *r);
+    r->shard = sh;
+    r->ext = t;
+    r->version = v;
+    r->offset = offset;
+    r->length = length;
+    r->type = type;
+    return r;
+}
+
 void rec_settle(struct index *x, struct rec *r)
 {
     if (r->segs || r->in_tail || r->pins || r->destaging)
         return;
     assert(r->batch->live > 0);
     r->batch->live--;
+    if (r->placed)
+        r->placed->recs--;
     free(r);
+}
+
+struct batch *batch_new(struct index *x, uint64_t seq, uint64_t pos, uint64_t life)
+{
+    struct batch *b = xcalloc(1, sizeof *b);
+    b->seq = seq;
+    b->pos = pos;
+    b->life = life;
+    TAILQ_INIT(&b->placed);
+    TAILQ_INSERT_TAIL(&x->batches, b, entry);
+    return b;
+}
+
+void batch_free(struct index *x, struct batch *b)
+{
+    struct placed *p;
+    TAILQ_FOREACH (p, &b->placed, entry)
+        p->pos = b->pos;
+    TAILQ_CONCAT(&x->leaving, &b->placed, entry);
+    TAILQ_REMOVE(&x->batches, b, entry);
+    free(b);
 }
 
 static void seg_free(struct seg *g)
@@ -111,7 +148,10 @@ static void rec_leave(struct index *x, struct rec *r)
 {
     struct ext *t = r->ext;
     TAILQ_REMOVE(&t->recs[rec_chunk(r)], r, by_chunk);
-    x->dirty_bytes -= r->length;
+    if (!r->placed)
+        x->dirty_bytes -= r->length;
+    else if (--r->placed->dirty == 0 && t->fresh == r->placed)
+        t->fresh = NULL; /* superseded altogether, or destaged */
     r->ext = NULL;
     if (--t->n_recs == 0 && t->on_dirty) {
         TAILQ_REMOVE(&x->dirty, t, dirty);
@@ -166,7 +206,10 @@ void index_insert(struct index *x, struct rec *r)
     r->arrival = x->arrivals++;
     TAILQ_INSERT_TAIL(&t->recs[c], r, by_chunk);
     t->n_recs++;
-    x->dirty_bytes += r->length;
+    if (r->placed)
+        r->placed->dirty++;
+    else
+        x->dirty_bytes += r->length;
     if (!t->on_dirty) {
         TAILQ_INSERT_TAIL(&x->dirty, t, dirty);
         t->on_dirty = true;
@@ -181,6 +224,18 @@ void index_insert(struct index *x, struct rec *r)
         r->in_tail = true;
         TAILQ_INSERT_TAIL(&r->shard->tail, r, by_shard);
     }
+}
+
+void index_insert_placed(struct index *x, struct placed *p)
+{
+    struct ext *t = p->part[0]->ext;
+    for (unsigned c = 0; c < EXT_CHUNKS; c++) {
+        p->recs++;
+        index_insert(x, p->part[c]);
+        p->part[c] = NULL;
+    }
+    assert(!t->fresh); /* an older one has lost its last segment just now */
+    t->fresh = p;
 }
 
 void index_remove(struct index *x, struct rec *r)
@@ -259,10 +314,13 @@ void index_free(struct index *x)
         index_drop(x, sh, NULL, NULL);
         free(sh);
     }
-    struct batch *b;
-    while ((b = TAILQ_FIRST(&x->batches))) {
-        TAILQ_REMOVE(&x->batches, b, entry);
-        free(b);
+    while (!TAILQ_EMPTY(&x->batches))
+        batch_free(x, TAILQ_FIRST(&x->batches));
+    struct placed *p;
+    while ((p = TAILQ_FIRST(&x->leaving))) {
+        TAILQ_REMOVE(&x->leaving, p, entry);
+        free(p->block);
+        free(p);
     }
     htab_destroy(&x->shards);
     htab_destroy(&x->exts);

@@ -22,6 +22,8 @@
 #define CHUNK_BLOCKS (STORE_CHUNK / FMT_BLOCK)
 #define PLACE_NONE UINT64_MAX /* the whole extent reads as zeroes */
 
+TAILQ_HEAD(direct_list, direct);
+
 struct shard {
     struct htab_node node;
     struct store_shard_id id;
@@ -35,15 +37,34 @@ struct shard {
     struct store_version last;         /* accepted */
     struct store_version durable_last; /* in the journal: all that may be put into the metadata */
     struct store_version commit;
+    struct direct_list held; /* operations whose records wait for a large write's data (direct.c) */
     TAILQ_HEAD(, rec) tail; /* WRITE and ZERO above the commit mark, ascending */
     LIST_HEAD(, ext) exts;
 };
+
+/* A large write of one whole extent: its data were made durable in a place of their own before its record went into the
+ * journal (direct.c). In the index it is a record per chunk. Its place is taken from the moment of the write until the record
+ * is trimmed, whatever happens to the extent meanwhile: replay finds there what the record says. If the place has become the
+ * extent's own by then, it stays with the extent. */
+struct placed {
+    uint64_t place;
+    uint32_t crc[EXT_BLOCKS];
+    struct store_version version;
+    struct ext *home;             /* the extent whose place it has become; NULL: not yet, or not any more */
+    unsigned recs, dirty;         /* records of it that are not settled; that have segments */
+    uint64_t pos;                 /* of its batch; set when that leaves the index */
+    struct fmt_placed *block;     /* for the journal, until it is durable */
+    struct rec *part[EXT_CHUNKS]; /* until it is durable; the first one stands for all in the journal's queue */
+    TAILQ_ENTRY(placed) entry;    /* in its batch, then in index.leaving */
+};
+TAILQ_HEAD(placed_list, placed);
 
 struct batch { /* one in the journal that is not trimmed */
     uint64_t seq, pos, life;
     uint32_t total_bytes;
     unsigned live;          /* records not settled; counted from the moment the batch is built */
     bool durable;
+    struct placed_list placed;
     TAILQ_ENTRY(batch) entry;
 };
 
@@ -58,6 +79,7 @@ struct rec {
     uint64_t arrival;
     uint64_t file_off;      /* of its data in the journal file */
     struct batch *batch;
+    struct placed *placed;  /* its data are there; NULL: in the journal, or zeroes */
     unsigned segs, pins;
     struct iobuf *data;     /* until it is durable */
     size_t data_off;
@@ -85,6 +107,8 @@ struct ext {
     uint64_t place;         /* number of the extent in extents.dat, or PLACE_NONE */
     struct store_version version[EXT_CHUNKS];
     uint32_t *crc;          /* EXT_BLOCKS of them; NULL while place is PLACE_NONE */
+    struct placed *home;    /* `place` came from this one, whose record is still in the journal */
+    struct placed *fresh;   /* the newest large write that the metadata do not have yet; it is destaged before anything else */
     struct seg *segs[EXT_CHUNKS];
     struct rec_list recs[EXT_CHUNKS]; /* with segments, by arrival */
     TAILQ_ENTRY(ext) dirty;
@@ -96,8 +120,10 @@ struct index {
     struct htab shards, exts;
     struct ext_list dirty;  /* extents with records, longest dirty first */
     TAILQ_HEAD(, batch) batches;
+    struct placed_list leaving; /* their batches are gone from the index; to be let go when the trim is durable */
+    unsigned n_placed;          /* in batches and in `leaving` */
     uint64_t arrivals, gens;
-    uint64_t dirty_bytes;
+    uint64_t dirty_bytes;       /* whose data are in the journal */
 };
 
 void index_init(struct index *x);
@@ -118,8 +144,11 @@ static inline bool rec_committed(const struct rec *r)
     return rec_is_copy(r) || store_version_cmp(r->version, r->shard->commit) <= 0;
 }
 
+struct rec *rec_new(struct shard *sh, struct ext *t, struct store_version v, uint64_t offset, uint32_t length, uint8_t type);
 /* `r` (batch and ext set) became durable: it is the newest of what it covers. */
 void index_insert(struct index *x, struct rec *r);
+/* All records of a large write (batch and ext set) became durable. */
+void index_insert_placed(struct index *x, struct placed *p);
 /* Its content is on the capacity device: takes its segments out. */
 void index_remove(struct index *x, struct rec *r);
 /* Raises the commit mark; what falls out of the tail is settled. */
@@ -127,6 +156,9 @@ void index_commit(struct index *x, struct shard *sh, struct store_version mark);
 /* Takes every record and extent of a dropped shard out; `place_gone` for each place that becomes free. */
 void index_drop(struct index *x, struct shard *sh, void (*place_gone)(void *arg, struct ext *t), void *arg);
 void rec_settle(struct index *x, struct rec *r);
+struct batch *batch_new(struct index *x, uint64_t seq, uint64_t pos, uint64_t life);
+/* Nobody needs it. Its large writes go to `leaving`. */
+void batch_free(struct index *x, struct batch *b);
 /* Newest version of a chunk, {0,0} if never written. */
 struct store_version index_version(const struct index *x, const struct shard *sh, uint64_t chunk);
 

@@ -19,7 +19,7 @@ METRIC_COUNTER(m_full, "cohort_store_journal_full_total", "Times that records ha
 
 static uint32_t rec_disk_bytes(const struct rec *r)
 {
-    return rec_is_zero(r) ? 0 : journal_padded(r->length);
+    return rec_is_zero(r) ? 0 : r->placed ? FMT_BLOCK : journal_padded(r->length);
 }
 
 void journal_append(struct journal *j, struct rec *r)
@@ -104,7 +104,8 @@ static void encode(struct fmt_record *f, const struct rec *r, uint32_t data_bloc
         .shard = htole32(r->shard->id.index), .type = r->type, .flags = r->flags,
         .epoch = htole64(r->version.epoch), .seq = htole64(r->version.seq),
         .commit_epoch = htole64(r->shard->commit.epoch), .commit_seq = htole64(r->shard->commit.seq),
-        .offset = htole64(r->offset), .length = htole32(r->length), .crc = htole32(r->crc), .data_block = htole32(data_block),
+        .offset = htole64(r->offset), .length = htole32(r->placed ? STORE_EXTENT : r->length), .crc = htole32(r->crc),
+        .data_block = htole32(data_block),
     };
     memcpy(f->volume, r->shard->id.volume.b, 16);
 }
@@ -112,6 +113,8 @@ static void encode(struct fmt_record *f, const struct rec *r, uint32_t data_bloc
 /* The data as the device can take it: where it lies if aligned, else a copy padded to a block. */
 static struct iovec data_iov(struct journal_slot *t, const struct rec *r, uint32_t *bounce_used)
 {
+    if (r->placed)
+        return (struct iovec){r->placed->block, FMT_BLOCK};
     uint8_t *p = r->data->data + r->data_off;
     uint32_t n = rec_disk_bytes(r);
     if ((uintptr_t)p % FMT_BLOCK == 0 && r->length == n)
@@ -143,11 +146,7 @@ static struct journal_slot *begin(struct journal *j)
     t->n = 0;
     t->busy = true;
     t->done = false;
-    t->batch = xcalloc(1, sizeof *t->batch);
-    t->batch->seq = j->next_seq++;
-    t->batch->pos = j->head_pos;
-    t->batch->life = j->life;
-    TAILQ_INSERT_TAIL(&j->index->batches, t->batch, entry);
+    t->batch = batch_new(j->index, j->next_seq++, j->head_pos, j->life);
     memset(t->header, 0, FMT_BLOCK);
     t->iov[0] = (struct iovec){t->header, FMT_BLOCK};
     j->inflight++;
@@ -178,6 +177,17 @@ static void submit(struct journal *j, struct journal_slot *t, unsigned iovcnt, u
     dev_submit(&j->dev, j->uring, &t->io, true, t->iov, (int)iovcnt, journal_file_off(j, t->batch->pos));
 }
 
+/* `r` goes with batch `b`; a large write with all its parts. */
+static void join_batch(struct rec *r, struct batch *b)
+{
+    for (unsigned c = 0; r->placed && c < EXT_CHUNKS; c++)
+        r->placed->part[c]->batch = b;
+    r->batch = b;
+    b->live += r->placed ? EXT_CHUNKS : 1;
+    if (r->placed)
+        TAILQ_INSERT_TAIL(&b->placed, r->placed, entry);
+}
+
 /* One batch of what is pending; false if there is no space for any of it. */
 static bool build(struct journal *j)
 {
@@ -203,8 +213,7 @@ static bool build(struct journal *j)
         journal_take_pending(j);
         bool zero = rec_is_zero(r);
         encode(&t->header->record[t->n], r, zero ? 0 : total / FMT_BLOCK);
-        r->batch = t->batch;
-        t->batch->live++;
+        join_batch(r, t->batch);
         r->file_off = journal_file_off(j, t->batch->pos + total);
         t->recs[t->n++] = r;
         if (!zero)
@@ -235,8 +244,7 @@ bool journal_trim_scan(struct journal *j)
         j->free_pos = b->pos + b->total_bytes;
         j->free_seq = b->seq + 1;
         j->free_life = b->life;
-        TAILQ_REMOVE(&j->index->batches, b, entry);
-        free(b);
+        batch_free(j->index, b);
     }
     return j->free_pos > j->trim_pos;
 }

@@ -52,7 +52,12 @@ struct journal {
 };
 
 /* What replay found, in order of submission; an incomplete write at the very end is left out. */
-struct journal_found { struct fmt_record rec; uint64_t file_off; struct batch *batch; };
+struct journal_found {
+    struct fmt_record rec;
+    uint64_t file_off, place; /* place, crc: of a large write */
+    uint32_t crc[EXT_BLOCKS];
+    struct batch *batch;
+};
 typedef int journal_apply(void *arg, const struct journal_found *f, struct err *e);
 
 /* Makes the file: writes all of it once, so that a later write changes data only, then the superblocks. */

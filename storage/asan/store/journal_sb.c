@@ -77,9 +77,13 @@ static int sb_check(const struct journal *j, const struct fmt_sb *sb, struct err
 {
     struct stat st;
     uint64_t ring = le64toh(sb->ring_bytes);
-    if (le32toh(sb->version) > FMT_VERSION)
-        return err_set(e, E_VERSION, "%s: format %u is newer than this Cohort reads (%u): upgrade this node", j->dev.path,
-                       le32toh(sb->version), FMT_VERSION);
+    uint32_t version = le32toh(sb->version);
+    if (version != FMT_VERSION)
+        return err_set(e, E_VERSION, "%s: format %u is %s than this Cohort reads (%u): %s", j->dev.path, version,
+                       version > FMT_VERSION ? "newer" : "older", FMT_VERSION,
+                       version > FMT_VERSION ? "upgrade this node"
+                                             : "start the version that made it, or empty the disk and add it again; its contents "
+                                               "are then rebuilt from the other copies");
     if (fstat(j->dev.fd, &st) < 0)
         return err_sys(e, errno, "stat %s", j->dev.path);
     if (ring < JOURNAL_MIN || ring % (1u << 20) != 0 || (uint64_t)st.st_size < FMT_RING_AT + ring)

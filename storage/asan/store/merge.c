@@ -162,15 +162,19 @@ void merge_run(struct merge_round *r)
     w.extent = p;
     w.record = w.extent + STORE_EXTENT;
     int rc = 0;
+    bool moved = false;
     for (size_t i = 0; i < r->n_items && rc == 0; i++) {
         struct merge_item *m = &r->items[i];
+        if (m->adopt)
+            continue;
+        moved = true;
         w.poison = 0;
         versions(m);
         rc = m->new_place == m->old_place && m->new_place != PLACE_NONE ? in_place(r, m, &w) : rewrite(r, m, &w);
         r->poisoned += (unsigned)__builtin_popcountll(w.poison);
     }
     free(p);
-    if (rc == 0 && r->n_items > 0)
+    if (rc == 0 && moved)
         rc = dev_sync(r->extents);
     r->status = rc < 0 ? err_sys(&r->e, -rc, "destage to %s", r->extents->path) : commit(r);
 }

@@ -27,6 +27,7 @@ struct merge_item { /* one extent */
     struct meta_ext meta;          /* in: as it was; out: as it is to be. place is set: PLACE_NONE if all is zero */
     struct ext *ext;               /* the loop's */
     struct rec **which;            /* the loop's: the records behind `recs` */
+    struct placed *adopt;          /* no data to move: the extent gets the place of this large write, as `meta` says already */
     bool took_reserved;            /* new_place was the one reserved for this extent */
 };
 

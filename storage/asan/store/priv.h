@@ -33,6 +33,12 @@ struct store {
     uv_idle_t idle;
     struct rec_list parts;   /* durable parts of a write whose last part is not durable yet */
 
+    struct {                 /* large writes (direct.c) */
+        bool on, sync_running;
+        struct direct_list all, written, syncing;
+        struct dev_io sync;
+    } direct;
+
     TAILQ_HEAD(, meta_op) metaq; /* fences and drops, in order */
     bool meta_running;
     unsigned drops;          /* in metaq or running: destage stands still */
@@ -65,6 +71,7 @@ void store_close_check(struct store *s); /* anything that store_close() waits fo
 void write_durable(void *arg, struct rec *r);  /* journal's callbacks */
 void write_failed(void *arg, int status);
 void write_fail_pending(struct store *s, int code, const struct err *e);
+void write_fail_rec(struct store *s, struct rec *r, int code, const struct err *e); /* one that is in no queue */
 int write_replay(void *arg, const struct journal_found *f, struct err *e);
 
 /* fence.c */

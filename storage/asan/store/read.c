@@ -35,7 +35,8 @@ struct piece { /* one device read */
     struct dev_io io;
     struct iovec iov;
     struct copy *copies;
-    struct rec *rec;          /* of the journal, pinned; else an extent: */
+    struct rec *rec;          /* of the journal, pinned; else a place of the capacity device: */
+    struct rec *pin;          /* the place of a large write: it stays what it is, whatever becomes of the extent */
     uint32_t index, first, count; /* blocks */
     uint64_t gen, place, used;    /* bit per block that is copied from */
     uint32_t crc[EXT_BLOCKS];
@@ -67,9 +68,10 @@ static void drop_pieces(struct read *r)
     while ((p = r->pieces)) {
         struct copy *c;
         r->pieces = p->next;
-        if (p->rec) {
-            p->rec->pins--;
-            rec_settle(&r->s->index, p->rec);
+        struct rec *pinned = p->rec ? p->rec : p->pin;
+        if (pinned) {
+            pinned->pins--;
+            rec_settle(&r->s->index, pinned);
         }
         while ((c = p->copies)) {
             p->copies = c->next;
@@ -107,7 +109,7 @@ static int damaged(const struct read *r, const char *where, uint64_t offset, str
 /* Checked blocks of the capacity device go to the cache, if they are still what the extent is. */
 static void keep(const struct read *r, const struct piece *p, const struct ext *t)
 {
-    if (!r->s->cache || p->parts || r->length > CACHE_READ_MAX || t->gen != p->gen || t->destaging)
+    if (!r->s->cache || p->parts || p->pin || r->length > CACHE_READ_MAX || t->gen != p->gen || t->destaging)
         return;
     for (uint32_t b = p->first, n; b < p->first + p->count; b += n) {
         for (n = 0; b + n < p->first + p->count && p->used >> (b + n) & 1; n++)
@@ -138,7 +140,7 @@ static int check_extent(struct read *r, struct piece *p, struct err *e)
             cache_bad(r->s->cache, p->place, b, false);
             return 1;
         }
-        if (!t || t->gen != p->gen || t->destaging)
+        if (!p->pin && (!t || t->gen != p->gen || t->destaging))
             return 1;
         return damaged(r, "extent", (uint64_t)p->index * STORE_EXTENT + (uint64_t)b * FMT_BLOCK, e);
     }
@@ -218,10 +220,37 @@ static struct piece *piece_of_rec(struct read *r, struct rec *rec)
     return p;
 }
 
+static void use_blocks(struct piece *p, uint32_t begin, uint32_t end)
+{
+    for (uint32_t b = begin / FMT_BLOCK; b <= (end - 1) / FMT_BLOCK; b++)
+        p->used |= 1ull << b;
+}
+
+/* From where a large write put its data: `begin`, `end` in the extent. */
+static void plan_placed(struct read *r, struct rec *rec, uint32_t begin, uint32_t end, uint8_t *to)
+{
+    struct piece *p = r->pieces;
+    while (p && !(p->pin && p->pin->placed == rec->placed))
+        p = p->next;
+    if (!p) {
+        p = piece_new(r);
+        p->pin = rec;
+        rec->pins++;
+        p->index = (uint32_t)(rec->offset / STORE_EXTENT);
+        p->place = rec->placed->place;
+        memcpy(p->crc, rec->placed->crc, sizeof p->crc);
+    }
+    use_blocks(p, begin, end);
+    copy_add(p, begin, end - begin, to);
+}
+
 /* From a segment: `begin`, `end` in the chunk. */
 static void plan_seg(struct read *r, const struct seg *g, uint32_t begin, uint32_t end, uint8_t *to)
 {
-    if (rec_is_zero(g->rec))
+    uint32_t chunk = rec_chunk(g->rec) * STORE_CHUNK;
+    if (g->rec->placed)
+        plan_placed(r, g->rec, chunk + begin, chunk + end, to);
+    else if (rec_is_zero(g->rec))
         memset(to, 0, end - begin);
     else
         copy_add(piece_of_rec(r, g->rec), begin - (uint32_t)(g->rec->offset % STORE_CHUNK), end - begin, to);
@@ -241,8 +270,7 @@ static void plan_gap(struct read *r, const struct ext *t, struct piece **p, uint
         (*p)->place = t->place;
         memcpy((*p)->crc, t->crc, sizeof (*p)->crc);
     }
-    for (uint32_t b = begin / FMT_BLOCK; b <= (end - 1) / FMT_BLOCK; b++)
-        (*p)->used |= 1ull << b;
+    use_blocks(*p, begin, end);
     copy_add(*p, begin, end - begin, to);
 }
 
@@ -273,8 +301,6 @@ static void plan_chunk(struct read *r, const struct ext *t, struct piece **p, ui
 /* Fixes an extent piece's block range and makes its copies relative to it. */
 static void close_extent_piece(struct piece *p)
 {
-    if (!p)
-        return;
     p->first = (uint32_t)__builtin_ctzll(p->used);
     p->count = 64 - (uint32_t)__builtin_clzll(p->used) - p->first;
     for (struct copy *c = p->copies; c; c = c->next)
@@ -297,7 +323,7 @@ static void find_in_cache(const struct read *r, struct piece *p)
     const uint32_t line = CACHE_LINE / FMT_BLOCK;
     struct part part[STORE_EXTENT / CACHE_LINE];
     uint32_t n = 0;
-    if (!r->s->cache || r->no_cache)
+    if (!r->s->cache || r->no_cache || p->pin)
         return;
     for (uint32_t at = p->first, end = p->first + p->count, stop; at < end; at = stop) {
         stop = (at / line + 1) * line < end ? (at / line + 1) * line : end;
@@ -330,8 +356,10 @@ static void submit(struct read *r)
     r->status = 0;
     r->left = 0;
     for (p = r->pieces; p; p = p->next) {
-        if (!p->rec)
+        if (!p->rec) {
+            close_extent_piece(p);
             find_in_cache(r, p);
+        }
         r->left += p->parts ? p->n_parts : 1;
     }
     if (r->left == 0) {
@@ -382,7 +410,6 @@ static void start(struct read *r)
             plan_chunk(r, t, &p, at, n);
             at += n;
         }
-        close_extent_piece(p);
     }
     submit(r);
 }
@@ -428,6 +455,8 @@ void store_record_read(struct store *s, struct store_record_read *q)
     }
     if (rec_is_zero(rec))
         memset(q->dst, 0, q->length);
+    else if (rec->placed)
+        plan_placed(r, rec, rec_chunk(rec) * STORE_CHUNK, (rec_chunk(rec) + 1) * STORE_CHUNK, q->dst);
     else
         copy_add(piece_of_rec(r, rec), 0, q->length, q->dst);
     submit(r);

@@ -50,6 +50,8 @@ static bool record_ok(const struct fmt_record *f, uint32_t total)
     uint64_t offset = le64toh(f->offset);
     uint32_t length = le32toh(f->length), block = le32toh(f->data_block);
     bool copy = f->type == FMT_COPY || f->type == FMT_COPY_ZERO, zero = f->type == FMT_ZERO || f->type == FMT_COPY_ZERO;
+    if (f->type == FMT_PLACED)
+        return offset % STORE_EXTENT == 0 && length == STORE_EXTENT && block >= 1 && ((uint64_t)block + 1) * FMT_BLOCK <= total;
     if (f->type < FMT_WRITE || f->type > FMT_COPY_ZERO || length == 0 || length > STORE_CHUNK || length % 512 || offset % 512
         || offset % STORE_CHUNK + length > STORE_CHUNK || (copy && length != STORE_CHUNK))
         return false;
@@ -70,8 +72,8 @@ static int judge(struct reader *r, uint64_t pos, uint64_t seq, uint64_t life, co
         return END;
     uint32_t total = le32toh(h->total_bytes);
     unsigned n = le16toh(h->n_records);
-    if (le16toh(h->version) > FMT_VERSION) {
-        err_set(e, E_VERSION, "%s: a batch of format %u: upgrade this node", j->dev.path, le16toh(h->version));
+    if (le16toh(h->version) != FMT_VERSION) {
+        err_set(e, E_VERSION, "%s: a batch of format %u, this Cohort reads %u", j->dev.path, le16toh(h->version), FMT_VERSION);
         return BAD;
     }
     bool sane = n <= FMT_BATCH_RECORDS && total >= FMT_BLOCK && total <= FMT_BATCH_MAX && total % FMT_BLOCK == 0
@@ -89,7 +91,8 @@ static int judge(struct reader *r, uint64_t pos, uint64_t seq, uint64_t life, co
     for (unsigned i = 0; i < n; i++) {
         const struct fmt_record *f = &h->record[i];
         uint32_t block = le32toh(f->data_block);
-        if (block && crc32c(0, p + (size_t)block * FMT_BLOCK, le32toh(f->length)) != le32toh(f->crc))
+        uint32_t length = f->type == FMT_PLACED ? FMT_BLOCK : le32toh(f->length);
+        if (block && crc32c(0, p + (size_t)block * FMT_BLOCK, length) != le32toh(f->crc))
             return END;
     }
     *ret_h = h;
@@ -146,16 +149,18 @@ static int take_record(struct journal *j, struct parts *w, const struct journal_
 static int take_batch(struct journal *j, struct index *x, struct parts *w, const struct fmt_batch *h, journal_apply *apply,
                       void *arg, struct err *e)
 {
-    struct batch *b = xcalloc(1, sizeof *b);
-    b->seq = le64toh(h->seq);
-    b->pos = le64toh(h->pos);
-    b->life = le64toh(h->life);
+    struct batch *b = batch_new(x, le64toh(h->seq), le64toh(h->pos), le64toh(h->life));
     b->total_bytes = le32toh(h->total_bytes);
     b->durable = true;
-    TAILQ_INSERT_TAIL(&x->batches, b, entry);
     for (unsigned i = 0; i < le16toh(h->n_records); i++) {
         struct journal_found f = {.rec = h->record[i], .batch = b};
         f.file_off = journal_file_off(j, b->pos) + (uint64_t)le32toh(f.rec.data_block) * FMT_BLOCK;
+        if (f.rec.type == FMT_PLACED) {
+            const struct fmt_placed *q = (const void *)((const uint8_t *)h + (size_t)le32toh(f.rec.data_block) * FMT_BLOCK);
+            f.place = le64toh(q->place);
+            for (unsigned k = 0; k < EXT_BLOCKS; k++)
+                f.crc[k] = le32toh(q->crc[k]);
+        }
         int rc = take_record(j, w, &f, apply, arg, e);
         if (rc < 0)
             return rc;

@@ -18,11 +18,12 @@ add_library(c_store STATIC
   ${CMAKE_CURRENT_LIST_DIR}/map.c
   ${CMAKE_CURRENT_LIST_DIR}/fence.c
   ${CMAKE_CURRENT_LIST_DIR}/merge.c
+  ${CMAKE_CURRENT_LIST_DIR}/direct.c
   ${CMAKE_CURRENT_LIST_DIR}/destage.c)
 target_link_libraries(c_store PUBLIC cohort_flags c_base PkgConfig::UV PkgConfig::URING PRIVATE ${ROCKSDB_LIBRARY})
 target_link_libraries(c_volume PUBLIC c_store)
 
-foreach(topic basic damage label)
+foreach(topic basic damage label direct)
   cohort_unit_test(store_${topic} LIBS c_store)
 endforeach()
 cohort_unit_test(store_powercut LIBS c_store TIMEOUT 300) # a RocksDB is opened some 400 times

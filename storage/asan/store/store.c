@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "base/log.h"
-#include "storage/asan/store/priv.h"
+#include "storage/asan/store/direct.h"
 
 LOG_MODULE("store");
 
@@ -68,6 +68,7 @@ void store_fail(struct store *s, int code, const struct err *e)
     destage_fail_waiting(s, &s->failure);
     if (s->journal.inflight == 0)
         write_fail_pending(s, E_IO, &s->failure);
+    direct_fail(s);
     if (s->on_failure)
         s->on_failure(s->on_failure_arg, &s->failure);
 }
@@ -168,6 +169,7 @@ static void before_submit(void *arg)
 {
     struct store *s = arg;
     bool was_stuck = s->journal.stuck;
+    direct_kick(s);
     journal_kick(&s->journal);
     if (s->journal.stuck && !was_stuck)
         destage_kick(s);
@@ -197,6 +199,7 @@ int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **re
     index_init(&s->index);
     TAILQ_INIT(&s->parts);
     TAILQ_INIT(&s->metaq);
+    direct_init(s, conf->direct);
     TAILQ_INIT(&s->journal.pending);
     int rc = label_open(s, conf, e);
     if (rc == E_OK)
@@ -250,7 +253,8 @@ static void on_handle_closed(uv_handle_t *h) { all_closed(h->data); }
 
 void store_close_check(struct store *s)
 {
-    if (s->closing_parts || s->reads || s->meta_running || s->destage.running || !TAILQ_EMPTY(&s->metaq) || s->later_head)
+    if (s->closing_parts || s->reads || s->meta_running || s->destage.running || !TAILQ_EMPTY(&s->metaq) || !direct_idle(s)
+        || s->later_head)
         return;
     if (s->journal.stuck && s->journal.inflight == 0) /* no destage any more: there will be no space */
         write_fail_pending(s, E_CANCELED, &(struct err){E_CANCELED, "the disk was closed before there was journal space"});

@@ -3,11 +3,12 @@
  *
  * Threading: one libuv loop (an I/O thread). Callbacks run on that loop, never inside the call that started them.
  * Ownership: request structs and buffers are the caller's until `done`.
- * Durability: a completed store_write/copy/fence/drop survives power loss. Writes of one store become durable in the
- * order they were submitted: after a crash the store holds a prefix of them (replay stops at the first torn batch).
+ * Durability: a completed store_write/copy/fence/drop survives power loss. Writes of one shard become durable in the
+ * order they were submitted: after a crash the shard holds a prefix of them (replay stops at the first torn batch).
  * Data flow: append to the journal (O_DIRECT|O_DSYNC, io_uring, group commit) -> dirty index in memory -> in the
  * background, records with seq <= the shard's commit mark are merged into 256 KiB extents, one RocksDB batch records
- * place, chunk versions and crc32c per 4 KiB, then the journal is trimmed.
+ * place, chunk versions and crc32c per 4 KiB, then the journal is trimmed. With store_conf.direct, whole extents of large
+ * writes go to the capacity device first; the journal then gets only where they are.
  */
 #ifndef COHORT_STORAGE_STORE_H
 #define COHORT_STORAGE_STORE_H
@@ -44,6 +45,7 @@ struct store_conf {
     uint64_t limit_bytes;       /* extents may take so much of capacity_path; 0 = what the file system has */
     uint64_t journal_bytes;     /* size of the ring at creation, a multiple of 1 MiB, >= 16 MiB */
     uint64_t cache_bytes;       /* read cache at fast_path, for capacity devices that are slow to read; 0 = none. Lost at restart */
+    bool direct;                /* whole extents of large writes go to the capacity device at once, past the journal */
     bool create;                /* label and format if empty; false: E_NOTFOUND if not formatted */
 };
 

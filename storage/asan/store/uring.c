@@ -11,6 +11,8 @@ static void to_ring(struct uring *u, struct uring_op *op, struct io_uring_sqe *s
 {
     if (op->kind == URING_NOP)
         io_uring_prep_nop(sqe);
+    else if (op->kind == URING_SYNC)
+        io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
     else if (op->kind == URING_WRITE)
         io_uring_prep_writev(sqe, op->fd, op->iov, (unsigned)op->iovcnt, op->offset);
     else
@@ -89,7 +91,7 @@ int uring_open(struct uring *u, uv_loop_t *loop, void (*before_submit)(void *arg
 
 void uring_submit(struct uring *u, struct uring_op *op)
 {
-    assert(op->kind == URING_NOP || op->iovcnt > 0);
+    assert(op->kind == URING_NOP || op->kind == URING_SYNC || op->iovcnt > 0);
     struct io_uring_sqe *sqe = NULL;
     if (u->in_ring < DEPTH && STAILQ_EMPTY(&u->waiting))
         sqe = io_uring_get_sqe(&u->ring);

@@ -17,7 +17,7 @@
 struct uring_op {
     void (*done)(struct uring_op *op, int res);
     int fd;
-    enum { URING_READ, URING_WRITE, URING_NOP /* completes with 0 */ } kind;
+    enum { URING_READ, URING_WRITE, URING_SYNC /* fdatasync */, URING_NOP /* completes with 0 */ } kind;
     const struct iovec *iov;
     int iovcnt;
     uint64_t offset;

@@ -1,27 +1,17 @@
 /* Writes and copies: checked, cut at chunk borders, appended to the journal, entered into the index when durable. */
 #include <assert.h>
 #include <stdlib.h>
-#include "storage/asan/store/priv.h"
+#include "storage/asan/store/direct.h"
 
-static struct rec *rec_new(struct shard *sh, struct ext *t, struct store_version v, uint64_t offset, uint32_t length, uint8_t type)
-{
-    struct rec *r = xcalloc(1, sizeof *r);
-    r->shard = sh;
-    r->ext = t;
-    r->version = v;
-    r->offset = offset;
-    r->length = length;
-    r->type = type;
-    return r;
-}
+static bool goes_direct(const struct direct_plan *d, uint64_t ext) { return d && ext - d->first < d->n; }
 
-/* Extents of the range that have no place and none counted. */
-static uint64_t places_needed(const struct store *s, const struct shard *sh, uint64_t offset, uint64_t length)
+/* Extents of the range that have no place and none counted, but for those that go past the journal. */
+static uint64_t places_needed(const struct store *s, const struct shard *sh, uint64_t offset, uint64_t length, const struct direct_plan *d)
 {
     uint64_t need = 0;
     for (uint32_t i = (uint32_t)(offset / STORE_EXTENT); i <= (uint32_t)((offset + length - 1) / STORE_EXTENT); i++) {
-        const struct ext *t = ext_find(&s->index, sh, i);
-        need += !t || (t->place == PLACE_NONE && !t->counted);
+        const struct ext *t = goes_direct(d, i) ? NULL : ext_find(&s->index, sh, i);
+        need += !goes_direct(d, i) && (!t || (t->place == PLACE_NONE && !t->counted));
     }
     return need;
 }
@@ -31,16 +21,18 @@ bool store_room(struct store *s, const struct store_shard_id *id, uint64_t offse
     const struct shard *sh = shard_find(&s->index, id);
     if (!length)
         return true;
-    return places_room(&s->places, sh ? places_needed(s, sh, offset, length) : length / STORE_EXTENT + 2, use_reserve);
+    return places_room(&s->places, sh ? places_needed(s, sh, offset, length, NULL) : length / STORE_EXTENT + 2, use_reserve);
 }
 
 /* Counts a place for every extent of the range that will need its first one. */
-static int reserve(struct store *s, struct shard *sh, uint64_t offset, uint64_t length, struct err *e)
+static int reserve(struct store *s, struct shard *sh, uint64_t offset, uint64_t length, const struct direct_plan *d, struct err *e)
 {
     uint32_t first = (uint32_t)(offset / STORE_EXTENT), last = (uint32_t)((offset + length - 1) / STORE_EXTENT);
-    uint64_t need = places_needed(s, sh, offset, length);
+    uint64_t need = places_needed(s, sh, offset, length, d);
     int rc = need ? places_reserve(&s->places, need, e) : E_OK;
     for (uint32_t i = first; i <= last && rc == E_OK && need; i++) {
+        if (goes_direct(d, i))
+            continue;
         struct ext *t = ext_get(&s->index, sh, i);
         if (t->place == PLACE_NONE)
             t->counted = true;
@@ -49,28 +41,56 @@ static int reserve(struct store *s, struct shard *sh, uint64_t offset, uint64_t 
 }
 
 struct append { struct store_op *op; struct shard *sh; struct store_version version; uint64_t offset; uint32_t length, crc;
-                uint8_t type; struct iobuf *data; size_t data_off; };
+                uint8_t type; struct iobuf *data; size_t data_off; const uint32_t *blocks; const struct direct_plan *direct; };
+
+/* crc of a piece of the data: put together from those of its blocks where they are known. */
+static uint32_t piece_crc(const struct append *a, uint64_t at, uint32_t n)
+{
+    uint32_t pos = (uint32_t)(at - a->offset), crc = 0;
+    if (n == a->length)
+        return a->crc;
+    if (!a->blocks)
+        return crc32c(0, a->data->data + a->data_off + pos, n);
+    for (uint32_t b = pos / FMT_BLOCK; b < (pos + n) / FMT_BLOCK; b++)
+        crc = crc32c_join(crc, a->blocks[b], FMT_BLOCK);
+    return crc;
+}
+
+static struct rec *next_rec(struct store *s, const struct append *a, uint64_t at, uint32_t *ret_n)
+{
+    uint64_t end = a->offset + a->length, border = (at / STORE_CHUNK + 1) * STORE_CHUNK, ext = at / STORE_EXTENT;
+    uint32_t n = *ret_n = (uint32_t)((end < border ? end : border) - at);
+    struct ext *t = ext_get(&s->index, a->sh, (uint32_t)ext);
+    uint64_t place = goes_direct(a->direct, ext) ? a->direct->place[ext - a->direct->first] : PLACE_NONE;
+    if (place != PLACE_NONE) {
+        *ret_n = STORE_EXTENT;
+        return placed_new(s, a->sh, t, a->version, place, a->blocks + (at - a->offset) / FMT_BLOCK);
+    }
+    struct rec *r = rec_new(a->sh, t, a->version, at, n, goes_direct(a->direct, ext) ? FMT_ZERO : a->type);
+    if (!rec_is_zero(r)) {
+        r->data = iobuf_ref(a->data);
+        r->data_off = a->data_off + (at - a->offset);
+        r->crc = piece_crc(a, at, n);
+    }
+    return r;
+}
 
 static void append(struct store *s, const struct append *a)
 {
     uint64_t at = a->offset, end = a->offset + a->length;
+    struct rec_list recs = TAILQ_HEAD_INITIALIZER(recs);
     while (at < end) {
-        uint64_t border = (at / STORE_CHUNK + 1) * STORE_CHUNK;
-        uint32_t n = (uint32_t)((end < border ? end : border) - at);
-        struct rec *r = rec_new(a->sh, ext_get(&s->index, a->sh, (uint32_t)(at / STORE_EXTENT)), a->version, at, n, a->type);
+        uint32_t n;
+        struct rec *r = next_rec(s, a, at, &n);
         r->flags = (at == a->offset ? FMT_FIRST : 0) | (at + n == end ? FMT_LAST : 0);
-        if (!rec_is_zero(r)) {
-            r->data = iobuf_ref(a->data);
-            r->data_off = a->data_off + (at - a->offset);
-            r->crc = n == a->length ? a->crc : crc32c(0, r->data->data + r->data_off, n);
-        }
         if (r->flags & FMT_LAST)
             r->op = a->op;
         r->ext->pending++;
         a->sh->pending++;
-        journal_append(&s->journal, r);
+        TAILQ_INSERT_TAIL(&recs, r, queue);
         at += n;
     }
+    direct_append(s, a->sh, &recs, a->data, a->data ? a->data->data + a->data_off : NULL, a->offset);
 }
 
 /* The shard an operation names, if it may be used now. */
@@ -84,20 +104,28 @@ static struct shard *usable(struct store *s, const struct store_shard_id *id, in
     return *ret_status == E_OK ? sh : NULL;
 }
 
+/* `blocks`: NULL, or gets the crc of each block of the data. */
 static int check_data(const struct store_shard_id *id, uint64_t offset, const struct iobuf *data, size_t data_off,
-                      uint32_t length, uint32_t crc, struct err *e)
+                      uint32_t length, uint32_t crc, uint32_t *blocks, struct err *e)
 {
     char text[ID_LEN + 1];
     if (!data || data_off > data->cap || length > data->cap - data_off)
         return err_set(e, E_INVAL, SHARD_FMT " offset %llu: less data than announced", SHARD_ARG(id, text),
                        (unsigned long long)offset);
-    if (crc32c(0, data->data + data_off, length) != crc)
+    uint32_t is = 0;
+    for (uint32_t i = 0; blocks && i < length / FMT_BLOCK; i++) {
+        blocks[i] = crc32c(0, data->data + data_off + (size_t)i * FMT_BLOCK, FMT_BLOCK);
+        is = crc32c_join(is, blocks[i], FMT_BLOCK);
+    }
+    if (!blocks)
+        is = crc32c(0, data->data + data_off, length);
+    if (is != crc)
         return err_set(e, E_CORRUPT, SHARD_FMT " offset %llu: data were damaged on their way here", SHARD_ARG(id, text),
                        (unsigned long long)offset);
     return E_OK;
 }
 
-static int check_write(const struct store_write *w, const struct shard *sh, struct err *e)
+static int check_write(const struct store_write *w, const struct shard *sh, uint32_t *blocks, struct err *e)
 {
     char text[ID_LEN + 1];
     if (w->version.epoch < sh->epoch)
@@ -111,21 +139,28 @@ static int check_write(const struct store_write *w, const struct shard *sh, stru
         || w->length > sh->shard_bytes - w->offset)
         return err_set(e, E_INVAL, SHARD_FMT ": bad range %llu+%u", SHARD_ARG(&w->shard, text), (unsigned long long)w->offset,
                        w->length);
-    return w->zero ? E_OK : check_data(&w->shard, w->offset, w->data, w->data_off, w->length, w->crc, e);
+    return w->zero ? E_OK : check_data(&w->shard, w->offset, w->data, w->data_off, w->length, w->crc, blocks, e);
 }
 
 void store_write(struct store *s, struct store_write *w)
 {
     struct err e;
     int rc;
+    uint32_t crc[STORE_WRITE_MAX / FMT_BLOCK], *blocks = NULL;
+    struct direct_plan direct = {.n = 0};
     if (store_refuses(s, &w->op))
         return;
     struct shard *sh = usable(s, &w->shard, &rc, &e);
+    if (w->length > STORE_CHUNK && w->length <= STORE_WRITE_MAX && (w->offset | w->length) % FMT_BLOCK == 0)
+        blocks = crc;
     if (sh)
-        rc = check_write(w, sh, &e);
+        rc = check_write(w, sh, blocks, &e);
+    if (rc == E_OK && blocks)
+        direct_choose(s, w, &direct);
     if (rc == E_OK && !w->zero)
-        rc = reserve(s, sh, w->offset, w->length, &e);
+        rc = reserve(s, sh, w->offset, w->length, &direct, &e);
     if (rc < 0) {
+        direct_give_back(s, &direct);
         op_later(s, &w->op, rc, &e);
         return;
     }
@@ -133,7 +168,8 @@ void store_write(struct store *s, struct store_write *w)
         store_commit_mark(s, &w->shard, (struct store_version){w->version.epoch, w->commit_seq});
     sh->last = w->version;
     append(s, &(struct append){.op = &w->op, .sh = sh, .version = w->version, .offset = w->offset, .length = w->length,
-                               .crc = w->crc, .type = w->zero ? FMT_ZERO : FMT_WRITE, .data = w->data, .data_off = w->data_off});
+                               .crc = w->crc, .type = w->zero ? FMT_ZERO : FMT_WRITE, .data = w->data, .data_off = w->data_off,
+                               .blocks = blocks, .direct = &direct});
 }
 
 void store_copy(struct store *s, struct store_copy *c)
@@ -148,9 +184,9 @@ void store_copy(struct store *s, struct store_copy *c)
         rc = err_set(&e, E_INVAL, SHARD_FMT ": no chunk %llu", SHARD_ARG(&c->shard, text), (unsigned long long)c->chunk);
     uint64_t offset = c->chunk * STORE_CHUNK;
     if (rc == E_OK && !c->zero)
-        rc = check_data(&c->shard, offset, c->data, c->data_off, STORE_CHUNK, c->crc, &e);
+        rc = check_data(&c->shard, offset, c->data, c->data_off, STORE_CHUNK, c->crc, NULL, &e);
     if (rc == E_OK && !c->zero)
-        rc = reserve(s, sh, offset, STORE_CHUNK, &e);
+        rc = reserve(s, sh, offset, STORE_CHUNK, NULL, &e);
     if (rc < 0) {
         op_later(s, &c->op, rc, &e);
         return;
@@ -192,15 +228,45 @@ void write_durable(void *arg, struct rec *r)
     while ((r = TAILQ_FIRST(&s->parts))) {
         TAILQ_REMOVE(&s->parts, r, queue);
         r->op = NULL;
-        index_insert(&s->index, r);
+        if (!r->placed) {
+            index_insert(&s->index, r);
+            continue;
+        }
+        free(r->placed->block);
+        r->placed->block = NULL;
+        index_insert_placed(&s->index, r->placed);
     }
     op->done(op, E_OK, NULL);
     if (sh->dropping && sh->pending == 0)
         fence_kick(s);
-    if (s->destage.wait_head || journal_used(&s->journal) > s->journal.ring_bytes / 4)
+    if (s->destage.wait_head || journal_used(&s->journal) > s->journal.ring_bytes / 4 || direct_wants_destage(s))
         destage_kick(s);
     if (s->closing)
         store_close_check(s);
+}
+
+/* Of a store that has failed or closes. One that was in a batch leaves that as it is: it is not trimmed any more. */
+static void rec_free(struct store *s, struct rec *r)
+{
+    struct placed *p = r->placed;
+    for (unsigned c = 1; p && c < EXT_CHUNKS; c++)
+        free(p->part[c]);
+    if (p && !r->batch) {
+        s->index.n_placed--;
+        free(p->block);
+        free(p);
+    }
+    free(r);
+}
+
+void write_fail_rec(struct store *s, struct rec *r, int code, const struct err *e)
+{
+    struct ext *t = r->ext;
+    no_longer_pending(r);
+    if (r->op)
+        op_later(s, r->op, code, e);
+    rec_free(s, r);
+    ext_put(&s->index, t);
 }
 
 void write_fail_pending(struct store *s, int code, const struct err *e)
@@ -208,16 +274,10 @@ void write_fail_pending(struct store *s, int code, const struct err *e)
     struct rec *r;
     while ((r = TAILQ_FIRST(&s->parts))) {
         TAILQ_REMOVE(&s->parts, r, queue);
-        free(r); /* its batch is not trimmed any more: the store has failed or closes */
+        rec_free(s, r);
     }
-    while ((r = journal_take_pending(&s->journal))) {
-        struct ext *t = r->ext;
-        no_longer_pending(r);
-        if (r->op)
-            op_later(s, r->op, code, e);
-        free(r);
-        ext_put(&s->index, t);
-    }
+    while ((r = journal_take_pending(&s->journal)))
+        write_fail_rec(s, r, code, e);
 }
 
 void write_failed(void *arg, int status)
@@ -229,6 +289,35 @@ void write_failed(void *arg, int status)
     write_fail_pending(s, code, &s->failure);
     if (s->closing)
         store_close_check(s);
+}
+
+/* The large write that a record found by replay tells of: its place is taken from now on, if the extent does not have it already. */
+static int replay_placed(struct store *s, struct shard *sh, const struct journal_found *f, struct err *e)
+{
+    struct ext *t = ext_get(&s->index, sh, (uint32_t)(le64toh(f->rec.offset) / STORE_EXTENT));
+    int rc = E_OK;
+    if (t->place != f->place)
+        rc = places_mark(&s->places, f->place, e);
+    else if (t->home)
+        rc = err_set(e, E_CORRUPT, "two records name place %llu", (unsigned long long)f->place);
+    if (rc < 0) {
+        err_wrap(e, s->journal.dev.path);
+        ext_put(&s->index, t);
+        return rc;
+    }
+    struct placed *p = placed_new(s, sh, t, (struct store_version){le64toh(f->rec.epoch), le64toh(f->rec.seq)}, f->place, f->crc)->placed;
+    if (t->place == f->place)
+        direct_adopted(t, p);
+    for (unsigned c = 0; c < EXT_CHUNKS; c++) {
+        p->part[c]->batch = f->batch;
+        p->part[c]->flags = f->rec.flags;
+    }
+    f->batch->live += EXT_CHUNKS;
+    TAILQ_INSERT_TAIL(&f->batch->placed, p, entry);
+    if (store_version_cmp(p->version, sh->last) > 0)
+        sh->last = p->version;
+    index_insert_placed(&s->index, p);
+    return E_OK;
 }
 
 /* One record that replay found. */
@@ -250,8 +339,11 @@ int write_replay(void *arg, const struct journal_found *f, struct err *e)
     uint64_t limit = (sh->shard_bytes + STORE_CHUNK - 1) / STORE_CHUNK * STORE_CHUNK;
     if (offset > limit || length > limit - offset)
         return err_set(e, E_CORRUPT, "%s: a record of " SHARD_FMT " lies outside it", s->journal.dev.path, SHARD_ARG(&id, text));
+    index_commit(&s->index, sh, (struct store_version){le64toh(d->commit_epoch), le64toh(d->commit_seq)});
+    if (d->type == FMT_PLACED)
+        return replay_placed(s, sh, f, e);
     bool zero = d->type == FMT_ZERO || d->type == FMT_COPY_ZERO;
-    int rc = zero ? E_OK : reserve(s, sh, offset, length, e);
+    int rc = zero ? E_OK : reserve(s, sh, offset, length, NULL, e);
     if (rc < 0)
         return rc;
     struct store_version v = {le64toh(d->epoch), le64toh(d->seq)};
@@ -261,7 +353,6 @@ int write_replay(void *arg, const struct journal_found *f, struct err *e)
     r->batch = f->batch;
     r->batch->live++;
     r->flags = d->flags;
-    index_commit(&s->index, sh, (struct store_version){le64toh(d->commit_epoch), le64toh(d->commit_seq)});
     if (!rec_is_copy(r) && store_version_cmp(v, sh->last) > 0)
         sh->last = v;
     index_insert(&s->index, r);
