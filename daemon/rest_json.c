@@ -146,6 +146,7 @@ static json_t *volume_check_json(const struct cdb_volume *vol)
 {
     json_t *o = json_object(), *bad = json_array();
     put_bool(o, "wanted", vol->check_asked_ms > vol->check_done_ms);
+    put_int(o, "asked_ms", vol->check_asked_ms);
     put_int(o, "done_ms", vol->check_done_ms);
     for (size_t i = 0; i < vol->check_result.n; i++)
         put_int(o, vol->check_result.k[i], vol->check_result.v[i]);

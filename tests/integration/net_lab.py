@@ -160,7 +160,8 @@ class Driver:
     """test_net_driver in the node's namespace."""
 
     def __init__(self, node, conf):
-        self.log = open(os.path.join(node.dir, "driver.log"), "ab")
+        self.node, self.path = node, os.path.join(node.dir, "driver.log")
+        self.log = open(self.path, "ab")
         self.p = subprocess.Popen(["ip", "netns", "exec", node.ns, node.lab.driver, json.dumps(conf)], text=True,
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
         self.answers, self.up, self.events = queue.Queue(), {}, []
@@ -210,6 +211,14 @@ class Driver:
         self.thread.join(timeout=5)
         self.log.close()
         return rc
+
+    def end_well(self):
+        """Ends it in order. A signal or an error status fails the test, with what the driver said last."""
+        rc = self.end()
+        if rc:
+            with open(self.path, errors="replace") as f:
+                said = "".join(f.readlines()[-15:])
+            raise AssertionError(f"driver of {self.node.ns} ended with status {rc} (negative: signal; 3: handles left open):\n{said}")
 
 
 class Lab:

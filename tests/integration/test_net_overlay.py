@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """aNet on four nodes, three of them voters, with real ovsdb-server (RAFT), ovs-vswitchd (userspace datapath), ovn-northd and ovn-controller.
 
-usage: test_net_overlay.py TEST_NET_DRIVER (KEEP=1: wait before taking a failed lab down)
+usage: test_net_overlay.py TEST_NET_DRIVER (KEEP=1: wait before taking a failed lab down; ENDS=N: end and start all N times,
+every other time while they are still connecting)
 
 Node 1 comes with a br-phy that its own set-up prepared; the others hand their uplink over. Node 4 has no database and
 reaches the voters' by TLS. Guests are network
@@ -323,9 +324,17 @@ class Test:
         self.n4.driver.ok("stop")
         wait_for("chassis of node4 gone",
                  lambda: sorted(self.writer.driver.status()["southbound"]["chassis"]) == ["node1", "node2", "node3"])
-        for n in self.lab.nodes:
-            n.driver.ok("stop")
-            assert n.driver.end() == 0
+        rounds = int(os.environ.get("ENDS", "1"))
+        for k in range(rounds):
+            for n in self.lab.nodes:
+                n.driver.ok("stop")
+                n.driver.end_well()
+            if k + 1 < rounds:
+                self.start_drivers()
+                if k % 2 == 0:
+                    self.n1.driver.ok("writer", term=3 + k)
+                    for n in self.lab.nodes:
+                        wait_for("controller", lambda: n.driver.status()["services"]["ovn-controller"]["pid"])
         for n in self.lab.nodes:
             left = [p for p in run("ip", "netns", "pids", n.ns).stdout.split() if "ovn" in
                     open(f"/proc/{p}/comm").read() and "ovn-" in open(f"/proc/{p}/cmdline").read().split("\0")[0]]

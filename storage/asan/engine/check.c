@@ -149,11 +149,14 @@ static void put_end(struct check *c)
     char *keys[] = {"bad_bytes", "checked_bytes", "repaired_bytes", "unrepairable_bytes"}; /* sorted */
     int64_t values[] = {(int64_t)c->bad, (int64_t)c->checked, (int64_t)c->repaired, (int64_t)c->unrepairable};
     struct cdb_imap result = {4, keys, values};
-    int64_t now = clock_wall_ms();
+    const struct cdb_volume *row = cdb_volume_get(view_of(v->a), v->id);
+    int64_t done = clock_wall_ms();
     struct cdb_txn *t = cdb_txn_new();
+    if (done < c->asked_ms || (row && row->check_asked_ms > c->asked_ms))
+        done = c->asked_ms; /* asked again meanwhile, of what this check had passed already: that one is still wanted */
     qsort(c->bad_at, c->n_bad_at, sizeof *c->bad_at, by_text);
     cdb_txn_require_str(t, CDB_T_VOLUME, v->id, CDB_VOLUME_state, "ready");
-    cdb_txn_set_int(t, CDB_T_VOLUME, v->id, CDB_VOLUME_check_done_ms, now > c->asked_ms ? now : c->asked_ms);
+    cdb_txn_set_int(t, CDB_T_VOLUME, v->id, CDB_VOLUME_check_done_ms, done);
     cdb_txn_set_imap(t, CDB_T_VOLUME, v->id, CDB_VOLUME_check_result, &result);
     cdb_txn_set_strs(t, CDB_T_VOLUME, v->id, CDB_VOLUME_check_bad, c->n_bad_at, (const char *const *)c->bad_at);
     if (c->bad)

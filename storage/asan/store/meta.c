@@ -97,10 +97,10 @@ static struct bytes value_new(void)
 
 static int rocks_error(char *text, struct err *e, const char *what)
 {
-    int code = strstr(text, "LOCK") || strstr(text, "lock ") ? E_BUSY
-               : strncmp(text, "Corruption", 10) == 0        ? E_CORRUPT
-               : strstr(text, "does not exist")              ? E_NOTFOUND
-                                                             : E_IO;
+    /* Corruption first: "block checksum mismatch" has "lock " in it, too. */
+    int code = strncmp(text, "Corruption", 10) == 0 || strstr(text, "No such file") ? E_CORRUPT
+               : strstr(text, "LOCK") || strstr(text, "lock ") ? E_BUSY
+                                                               : E_IO;
     err_set(e, code, "%s: %s%s", what, text, code == E_BUSY ? " (is another cohortd using this disk?)" : "");
     free(text);
     return code;
