@@ -154,7 +154,8 @@ static int on_label(void *arg, const struct meta_label *l, struct err *e)
     assert(strnlen(l->cluster, FMT_ID_MAX) < FMT_ID_MAX && strnlen(l->disk, FMT_ID_MAX) < FMT_ID_MAX);
     return E_OK;
 }
-static int on_number(void *arg, uint64_t number, struct err *e) { return E_OK; }
+static int on_number(void *arg, uint64_t number, uint64_t durable_seq, struct err *e) { return E_OK; }
+static int on_fences(void *arg, uint64_t number, struct err *e) { return E_OK; }
 static int on_fence(void *arg, const struct store_shard_id *id, const struct meta_fence *f, struct err *e) { return E_OK; }
 static int on_progress(void *arg, const struct store_shard_id *id, const struct meta_progress *p, struct err *e) { return E_OK; }
 
@@ -171,7 +172,7 @@ static void fuzz_meta(struct input *in)
 {
     static const char kind[] = "LNFSEX";
     static const uint8_t key_bytes[] = {1, 1, 21, 21, 25, 3};
-    const struct meta_visitor v = {on_label, on_number, on_fence, on_progress, on_ext};
+    const struct meta_visitor v = {on_label, on_number, on_fences, on_fence, on_progress, on_ext};
     unsigned k = next(in) % 6;
     uint8_t key[32] = {(uint8_t)kind[k]}, value[600];
     size_t key_n = key_bytes[k], n = 0;

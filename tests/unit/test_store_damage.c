@@ -70,12 +70,33 @@ static void copy_file(const char *from_dir, const char *to_dir, const char *name
     assert_int_equal(system(cmd), 0);
 }
 
-/* The process dies without closing: the superblock does not know the last batches. */
-static void abandon_open(struct disk *d, const char *saved_dir)
+static void remove_below(const char *dir, const char *name)
 {
-    copy_file(d->fast, saved_dir, "journal"); /* as it is at the moment of the crash */
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void take_copy(const struct disk *d)
+{
+    remove_below(d->dir, "meta");
+    copy_file(d->fast, d->dir, "journal");
+    copy_file(d->capacity, d->dir, "meta");
+}
+
+static void put_back(const struct disk *d)
+{
+    remove_below(d->capacity, "meta");
+    copy_file(d->dir, d->capacity, "meta");
+    copy_file(d->dir, d->fast, "journal");
+}
+
+/* The process dies without closing: neither superblock nor metadata know the last batches. */
+static void abandon_open(struct disk *d)
+{
+    take_copy(d); /* as it is at the moment of the crash */
     disk_close(d);
-    copy_file(saved_dir, d->fast, "journal");
+    put_back(d);
 }
 
 /* Each batch of a QD1 journal is header + data: two blocks. */
@@ -83,7 +104,7 @@ static void journal_middle(void **state)
 {
     struct disk *d = *state;
     writes(d, 1, 10, 0);
-    abandon_open(d, d->dir);
+    abandon_open(d);
     for (unsigned batch = 0; batch < 10; batch++) {
         for (unsigned part = 0; part < 2; part++) {
             uint64_t at = FMT_RING_AT + (batch * 2 + part) * FMT_BLOCK + (part ? 1000 : 80);
@@ -97,7 +118,7 @@ static void journal_middle(void **state)
                 assert_int_equal(intact(d, 10), 9);
                 disk_close(d);
             }
-            copy_file(d->dir, d->fast, "journal");
+            put_back(d);
         }
     }
     disk_must_open(d);
@@ -113,9 +134,7 @@ static void leftovers(void **state)
     struct fmt_batch h;
     const off_t third = FMT_RING_AT + 4 * FMT_BLOCK;
     writes(d, 1, 3, 0);
-    copy_file(d->fast, d->dir, "journal");
-    disk_close(d);
-    copy_file(d->dir, d->fast, "journal");
+    abandon_open(d);
     flip(d->fast, "journal", FMT_RING_AT + 3 * FMT_BLOCK, 1);
     snprintf(path, sizeof path, "%s/journal", d->fast);
     int fd = open(path, O_RDWR);
@@ -129,7 +148,7 @@ static void leftovers(void **state)
     disk_must_open(d);
     assert_int_equal(intact(d, 3), 1);
     writes(d, 2, 2, 0);
-    abandon_open(d, d->dir);
+    abandon_open(d);
     disk_must_open(d);
     assert_int_equal(intact(d, 3), 2);
     store_commit_mark(d->s, &(struct store_shard_id){.volume = shard_id(1, 0).volume}, (struct store_version){1, 2});
@@ -306,9 +325,7 @@ static void metadata(void **state)
                 refusals++;
                 assert_true(strlen(d->e.msg) > 10);
             }
-            nftw(meta, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-            copy_file(d->dir, d->capacity, "meta");
-            copy_file(d->dir, d->fast, "journal");
+            put_back(d);
         }
     }
     closedir(dir);
@@ -322,18 +339,62 @@ static void metadata(void **state)
 static void old_metadata(void **state)
 {
     struct disk *d = *state;
-    char meta[256];
     writes(d, 1, 3, 3);
     disk_close(d);
     copy_file(d->capacity, d->dir, "meta");
     disk_must_open(d);
     assert_int_equal(do_destage(d), E_OK);
     disk_close(d);
-    snprintf(meta, sizeof meta, "%s/meta", d->capacity);
-    nftw(meta, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    remove_below(d->capacity, "meta");
     copy_file(d->dir, d->capacity, "meta");
     assert_int_equal(disk_open(d), E_CORRUPT);
-    assert_non_null(strstr(d->e.msg, "older than its journal"));
+    assert_non_null(strstr(d->e.msg, "older than it"));
+}
+
+/* A fence is in the metadata alone. Older ones, put back, would obey an owner that was fenced off: the journal tells, by its
+ * superblock (closed in order) or by what was written under the fence (a crash). */
+static void old_fence(void **state)
+{
+    struct disk *d = *state;
+    char old[256];
+    snprintf(old, sizeof old, "%s/old", d->dir);
+    mkdir(old, 0700);
+    for (int crash = 0; crash < 2; crash++) {
+        uint64_t epoch = 2 + (uint64_t)crash;
+        disk_close(d);
+        remove_below(old, "meta");
+        copy_file(d->capacity, old, "meta");
+        disk_must_open(d);
+        assert_int_equal(do_fence(d, shard_id(1, 0), epoch, SHARD_BYTES), E_OK);
+        if (crash) {
+            assert_int_equal(do_write(d, shard_id(1, 0), epoch, 1, 0, 0, 4096, 7, 0), E_OK);
+            abandon_open(d);
+        } else {
+            disk_close(d);
+            take_copy(d);
+        }
+        remove_below(d->capacity, "meta");
+        copy_file(old, d->capacity, "meta");
+        assert_int_equal(disk_open(d), E_CORRUPT);
+        assert_non_null(strstr(d->e.msg, "older than it"));
+        put_back(d);
+        disk_must_open(d);
+    }
+}
+
+/* An older journal, put back: what was acknowledged since is not in it. Its own superblock cannot tell; the metadata can. */
+static void old_journal(void **state)
+{
+    struct disk *d = *state;
+    writes(d, 1, 3, 3);
+    disk_close(d);
+    copy_file(d->fast, d->dir, "journal");
+    disk_must_open(d);
+    writes(d, 4, 5, 3);
+    disk_close(d);
+    copy_file(d->dir, d->fast, "journal");
+    assert_int_equal(disk_open(d), E_CORRUPT);
+    assert_non_null(strstr(d->e.msg, "older than its metadata"));
 }
 
 /* Random garbage instead of a journal. */
@@ -368,6 +429,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(superblocks, setup, teardown),
         cmocka_unit_test_setup_teardown(metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(old_metadata, setup, teardown),
+        cmocka_unit_test_setup_teardown(old_fence, setup, teardown),
+        cmocka_unit_test_setup_teardown(old_journal, setup, teardown),
         cmocka_unit_test_setup_teardown(garbage, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

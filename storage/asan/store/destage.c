@@ -175,6 +175,7 @@ static struct destage_job *choose(struct store *s)
     r->extents = &s->extents;
     r->meta = s->meta;
     r->number = s->journal.meta_number + 1;
+    r->durable_seq = s->journal.durable_seq;
     return job;
 }
 

@@ -26,6 +26,7 @@ struct meta_job {
     struct meta_ops ops;
     struct meta_batch *batch;
     bool drop, anything;
+    uint64_t number;
     int status;
     struct err e;
 };
@@ -125,6 +126,8 @@ static void after_worker(uv_work_t *w, int canceled)
         finish(s, m);
     }
     meta_batch_free(job->batch);
+    if (job->status == E_OK && job->anything)
+        s->journal.fence_number = job->number;
     if (job->status < 0)
         store_fail(s, job->status, &job->e);
     free(job);
@@ -152,6 +155,8 @@ void fence_kick(struct store *s)
         decide(job, m);
         m = TAILQ_FIRST(&s->metaq);
     } while (m && !m->drop && !job->drop);
+    job->number = s->journal.fence_number + 1;
+    meta_put_fences(job->batch, job->number);
     s->meta_running = true;
     uv_queue_work(s->loop, &job->work, in_worker, after_worker);
 }

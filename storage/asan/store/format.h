@@ -12,7 +12,7 @@
 #include "base/crc32c.h"
 
 #define FMT_BLOCK 4096u
-#define FMT_VERSION 2u /* of the journal and of raw labels; others are refused */
+#define FMT_VERSION 3u /* of the journal and of raw labels; others are refused */
 #define FMT_SB_MAGIC 0x424a4843u    /* "CHJB" */
 #define FMT_BATCH_MAGIC 0x424a4844u
 #define FMT_SB_COPY_AT(N) ((uint64_t)(N) * 32768u) /* two copies, 32 KiB apart */
@@ -31,7 +31,8 @@ struct fmt_sb {
     uint64_t trim_life;      /* of the last batch before trim_pos: what follows is not older */
     uint64_t durable_seq;    /* batches up to here were durable when this was written: replay must reach it */
     uint64_t meta_number;    /* the metadata must have seen at least this destage */
-    uint8_t pad[FMT_BLOCK - 220];
+    uint64_t fence_number;   /* and this batch of fences and drops */
+    uint8_t pad[FMT_BLOCK - 228];
     uint32_t crc;
 };
 _Static_assert(sizeof(struct fmt_sb) == FMT_BLOCK, "superblock is one block");
@@ -87,7 +88,8 @@ struct fmt_batch {
     uint32_t crc;         /* of this block, itself as 0 */
     uint8_t journal_id[16];
     struct fmt_record record[FMT_BATCH_RECORDS];
-    uint8_t pad[FMT_BLOCK - 64 - 80 * FMT_BATCH_RECORDS];
+    uint64_t meta_number, fence_number; /* as in the superblock, when this batch was written */
+    uint8_t pad[FMT_BLOCK - 80 - 80 * FMT_BATCH_RECORDS];
 };
 _Static_assert(sizeof(struct fmt_batch) == FMT_BLOCK, "header is one block");
 

@@ -165,6 +165,8 @@ static void submit(struct journal *j, struct journal_slot *t, unsigned iovcnt, u
     h->seq = htole64(t->batch->seq);
     h->pos = htole64(t->batch->pos);
     h->durable_seq = htole64(j->durable_seq);
+    h->meta_number = htole64(j->meta_number);
+    h->fence_number = htole64(j->fence_number);
     h->total_bytes = htole32(total);
     memcpy(h->journal_id, j->sb.journal_id, 16);
     fmt_batch_seal(h);
@@ -259,6 +261,7 @@ void journal_sb_next(struct journal *j, struct fmt_sb *ret_sb)
     sb.trim_life = htole64(j->free_life);
     sb.durable_seq = htole64(j->durable_seq);
     sb.meta_number = htole64(j->meta_number);
+    sb.fence_number = htole64(j->fence_number);
     fmt_sb_seal(&sb);
     *ret_sb = sb;
 }

@@ -40,7 +40,9 @@ struct journal {
     uint64_t ring_bytes, head_pos, next_seq, life;
     uint64_t trim_pos, trim_seq;   /* durable */
     uint64_t free_pos, free_seq, free_life; /* nothing before is needed: what the next superblock may say */
-    uint64_t durable_seq, meta_number;
+    uint64_t durable_seq;
+    uint64_t meta_number, fence_number; /* what the metadata have seen, or are known to */
+    uint64_t meta_durable_seq;          /* the metadata say that batches up to here were durable */
     struct rec_list pending;
     uint64_t pending_bytes;
     unsigned pending_n, inflight;
@@ -68,6 +70,8 @@ MUST_CHECK int journal_open(struct journal *j, const char *path, struct err *e);
 /* Reads what is not trimmed and begins a new life. Blocks. */
 MUST_CHECK int journal_replay(struct journal *j, struct index *x, journal_apply *apply, void *arg, struct err *e);
 void journal_close(struct journal *j); /* nothing in flight */
+/* E_CORRUPT if the metadata have not seen what the journal was told that they had: they are older than it. */
+MUST_CHECK int journal_meta_is_new(const struct journal *j, uint64_t meta_number, uint64_t fence_number, struct err *e);
 
 /* Queues; the journal owns `r` until durable() or a failed op. */
 void journal_append(struct journal *j, struct rec *r);

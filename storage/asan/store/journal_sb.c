@@ -124,6 +124,16 @@ out:
     return rc;
 }
 
+int journal_meta_is_new(const struct journal *j, uint64_t meta_number, uint64_t fence_number, struct err *e)
+{
+    if (j->meta_number >= meta_number && j->fence_number >= fence_number)
+        return E_OK;
+    return err_set(e, E_CORRUPT, "the metadata of %s are older than it: they have seen %llu destages of %llu and %llu fences of %llu. "
+                   "Take this disk out, its contents are rebuilt from the other copies", j->dev.path,
+                   (unsigned long long)j->meta_number, (unsigned long long)meta_number, (unsigned long long)j->fence_number,
+                   (unsigned long long)fence_number);
+}
+
 int journal_open(struct journal *j, const char *path, struct err *e)
 {
     int rc = dev_open(&j->dev, path, false, true, "journal", e);
@@ -144,7 +154,6 @@ int journal_open(struct journal *j, const char *path, struct err *e)
     j->durable_seq = j->next_seq - 1;
     j->life = le64toh(j->sb.life);
     j->free_life = le64toh(j->sb.trim_life);
-    j->meta_number = le64toh(j->sb.meta_number);
     return E_OK;
 }
 

@@ -172,7 +172,8 @@ static int put_label(const struct disk_paths *p, const struct store_conf *c, con
         return rc;
     struct meta_batch *b = meta_batch_new();
     meta_put_label(b, &l);
-    meta_put_number(b, 0);
+    meta_put_number(b, 0, 0);
+    meta_put_fences(b, 0);
     rc = meta_commit(m, b, e);
     meta_batch_free(b);
     meta_close(m);
@@ -269,7 +270,8 @@ static int on_label(void *arg, const struct meta_label *l, struct err *e)
     return rc;
 }
 
-static int any_number(void *arg, uint64_t number, struct err *e) { return E_OK; }
+static int any_number(void *arg, uint64_t number, uint64_t durable_seq, struct err *e) { return E_OK; }
+static int any_fences(void *arg, uint64_t number, struct err *e) { return E_OK; }
 static int any_fence(void *arg, const struct store_shard_id *id, const struct meta_fence *f, struct err *e) { return E_OK; }
 static int any_progress(void *arg, const struct store_shard_id *id, const struct meta_progress *p, struct err *e) { return E_OK; }
 /* 1 ends the walk: the label has been seen by then, and store.c reads the rest. */
@@ -277,7 +279,7 @@ static int any_ext(void *arg, const struct store_shard_id *id, uint32_t index, c
 
 static int check_meta_label(struct store *s, const struct disk_paths *p, const struct store_conf *c, struct err *e)
 {
-    static const struct meta_visitor v = {on_label, any_number, any_fence, any_progress, any_ext};
+    static const struct meta_visitor v = {on_label, any_number, any_fences, any_fence, any_progress, any_ext};
     struct label_arg a = {.path = p->meta, .c = c, .journal_id = s->journal.sb.journal_id};
     int rc = meta_load(s->meta, &v, &a, e);
     if (rc < 0)
@@ -305,7 +307,9 @@ static int check_raw(struct store *s, const struct store_conf *c, struct err *e)
     else if (le32toh(l->magic) != FMT_RAW_MAGIC || le32toh(l->crc) != crc32c(0, l, FMT_BLOCK - 4))
         rc = err_set(e, E_CORRUPT, "%s has no label of ours, or a damaged one: it is another device, or was overwritten", path);
     else if (le32toh(l->version) != FMT_VERSION)
-        rc = err_set(e, E_VERSION, "%s: format %u, this Cohort reads %u", path, le32toh(l->version), FMT_VERSION);
+        rc = err_set(e, E_VERSION, "%s: format %u, this Cohort reads %u: use the version that made it, or zero the device's first MiB, "
+                     "empty %s and add the disk again; its contents are then rebuilt from the other copies", path, le32toh(l->version),
+                     FMT_VERSION, c->fast_path);
     else
         rc = compare(path, (char *)l->cluster, (char *)l->disk, c, e);
     if (rc == E_OK && memcmp(l->journal_id, s->journal.sb.journal_id, 16) != 0)

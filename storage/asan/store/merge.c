@@ -147,7 +147,7 @@ static int commit(struct merge_round *r)
         meta_put_ext(b, &r->items[i].id, r->items[i].index, &r->items[i].meta);
     for (size_t i = 0; i < r->n_shards; i++)
         meta_put_progress(b, &r->shards[i].id, &r->shards[i].progress);
-    meta_put_number(b, r->number);
+    meta_put_number(b, r->number, r->durable_seq);
     int rc = meta_commit(r->meta, b, &r->e);
     meta_batch_free(b);
     return rc;

@@ -37,6 +37,7 @@ struct merge_round {
     const struct dev *journal, *extents;
     struct meta *meta;
     uint64_t number;               /* of this destage */
+    uint64_t durable_seq;          /* journal batches up to here are durable */
     struct merge_item *items;
     size_t n_items;
     struct merge_shard *shards;

@@ -9,7 +9,7 @@
 #include "base/fault.h"
 #include "storage/asan/store/dev.h"
 
-#define VALUE_VERSION 1u
+#define VALUE_VERSION 2u
 #define KEY_MAX 25u
 #define VALUE_MAX 400u
 
@@ -211,7 +211,7 @@ static int visit_shard(const struct meta_visitor *v, void *arg, const uint8_t *k
 int meta_visit(const struct meta_visitor *v, void *arg, const uint8_t *key, size_t key_n, const uint8_t *value, size_t n,
                struct err *e)
 {
-    static const struct { char kind; size_t n; } known[] = {{'L', 1}, {'N', 1}, {'F', 21}, {'S', 21}, {'E', 25}};
+    static const struct { char kind; size_t n; } known[] = {{'L', 1}, {'N', 1}, {'G', 1}, {'F', 21}, {'S', 21}, {'E', 25}};
     bool ok = false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         ok |= key_n == known[i].n && key[0] == known[i].kind;
@@ -222,8 +222,10 @@ int meta_visit(const struct meta_visitor *v, void *arg, const uint8_t *key, size
     if (le32toh(crc) != crc32c(crc32c(0, key, key_n), value, n - 4))
         return bad(e, key, key_n, "checksum mismatch");
     struct view w = {value, n - 4, false};
-    if (!ok || get8(&w) != VALUE_VERSION) {
-        bad(e, key, key_n, "made by a newer Cohort");
+    uint8_t version = get8(&w);
+    if (!ok || version != VALUE_VERSION) {
+        bad(e, key, key_n, version < VALUE_VERSION ? "made by an older Cohort: start that version, or empty the disk and add it again; "
+                           "its contents are then rebuilt from the other copies" : "made by a newer Cohort: upgrade this node");
         if (e)
             e->code = E_VERSION;
         return E_VERSION;
@@ -237,8 +239,12 @@ int meta_visit(const struct meta_visitor *v, void *arg, const uint8_t *key, size
         l.cluster[FMT_ID_MAX - 1] = l.disk[FMT_ID_MAX - 1] = '\0';
         return w.bad || w.n ? bad(e, key, key_n, "wrong length") : v->label(arg, &l, e);
     case 'N': {
+        uint64_t number = get64(&w), durable_seq = get64(&w);
+        return w.bad || w.n ? bad(e, key, key_n, "wrong length") : v->number(arg, number, durable_seq, e);
+    }
+    case 'G': {
         uint64_t number = get64(&w);
-        return w.bad || w.n ? bad(e, key, key_n, "wrong length") : v->number(arg, number, e);
+        return w.bad || w.n ? bad(e, key, key_n, "wrong length") : v->fences(arg, number, e);
     }
     case 'E':
         return visit_ext(v, arg, key, &w, e);
@@ -269,7 +275,7 @@ static int walk(struct meta *m, char only, const struct meta_visitor *v, void *a
 
 int meta_load(struct meta *m, const struct meta_visitor *v, void *arg, struct err *e)
 {
-    static const char order[] = "LNFSE";
+    static const char order[] = "LNGFSE";
     int rc = E_OK;
     for (const char *p = order; *p && rc == E_OK; p++)
         rc = walk(m, *p, v, arg, e);
@@ -300,9 +306,17 @@ void meta_put_label(struct meta_batch *b, const struct meta_label *l)
     seal_and_put(b, &k, &v);
 }
 
-void meta_put_number(struct meta_batch *b, uint64_t number)
+void meta_put_number(struct meta_batch *b, uint64_t number, uint64_t durable_seq)
 {
     struct bytes k = key_of('N', NULL), v = value_new();
+    put64(&v, number);
+    put64(&v, durable_seq);
+    seal_and_put(b, &k, &v);
+}
+
+void meta_put_fences(struct meta_batch *b, uint64_t number)
+{
+    struct bytes k = key_of('G', NULL), v = value_new();
     put64(&v, number);
     seal_and_put(b, &k, &v);
 }

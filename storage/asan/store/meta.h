@@ -1,6 +1,6 @@
 /* Metadata of a disk: RocksDB in capacity_path/meta. Every value carries a format version and a crc32c over key and value.
  *
- * Keys (FORMAT.md): "L" label, "N" number of the last destage, 'F' shard fence, 'S' shard progress, 'E' extent.
+ * Keys (FORMAT.md): "L" label, "N" number of the last destage and the journal's end then, "G" number of the last fences, 'F' shard fence, 'S' shard progress, 'E' extent.
  * Every batch is written with sync. Threading: calls block; any thread, a batch belongs to one.
  */
 #ifndef COHORT_STORAGE_STORE_META_H
@@ -21,12 +21,13 @@ void meta_close(struct meta *m); /* NULL is fine */
 
 struct meta_visitor { /* each returns 0 or an error that ends the walk */
     int (*label)(void *arg, const struct meta_label *l, struct err *e);
-    int (*number)(void *arg, uint64_t number, struct err *e);
+    int (*number)(void *arg, uint64_t number, uint64_t durable_seq, struct err *e); /* of destage; journal batches then durable */
+    int (*fences)(void *arg, uint64_t number, struct err *e);
     int (*fence)(void *arg, const struct store_shard_id *id, const struct meta_fence *f, struct err *e);
     int (*progress)(void *arg, const struct store_shard_id *id, const struct meta_progress *p, struct err *e);
     int (*ext)(void *arg, const struct store_shard_id *id, uint32_t index, const struct meta_ext *x, struct err *e);
 };
-/* Visits label, number, fences, progress, extents, in this order. E_CORRUPT names the key; E_VERSION. */
+/* Visits label, numbers, fences, progress, extents, in this order. E_CORRUPT names the key; E_VERSION. */
 MUST_CHECK int meta_load(struct meta *m, const struct meta_visitor *v, void *arg, struct err *e);
 
 /* Checks one key with its value (crc, version, lengths) and hands it over. What meta_load() does for each. */
@@ -37,7 +38,8 @@ struct meta_batch;
 struct meta_batch *meta_batch_new(void);
 void meta_batch_free(struct meta_batch *b);
 void meta_put_label(struct meta_batch *b, const struct meta_label *l);
-void meta_put_number(struct meta_batch *b, uint64_t number);
+void meta_put_number(struct meta_batch *b, uint64_t number, uint64_t durable_seq);
+void meta_put_fences(struct meta_batch *b, uint64_t number);
 void meta_put_fence(struct meta_batch *b, const struct store_shard_id *id, const struct meta_fence *f);
 void meta_put_progress(struct meta_batch *b, const struct store_shard_id *id, const struct meta_progress *p);
 void meta_put_ext(struct meta_batch *b, const struct store_shard_id *id, uint32_t index, const struct meta_ext *x);

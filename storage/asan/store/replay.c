@@ -172,6 +172,7 @@ static int run(struct reader *r, struct index *x, struct parts *w, journal_apply
 {
     struct journal *j = r->j;
     uint64_t life = j->free_life;
+    int rc = E_OK;
     for (;;) {
         const struct fmt_batch *h;
         int verdict = j->head_pos - j->trim_pos > j->ring_bytes - FMT_BLOCK
@@ -182,9 +183,11 @@ static int run(struct reader *r, struct index *x, struct parts *w, journal_apply
         if (verdict == END)
             break;
         life = le64toh(h->life);
+        if ((rc = journal_meta_is_new(j, le64toh(h->meta_number), le64toh(h->fence_number), e)) < 0)
+            return rc;
         j->head_pos += le32toh(h->total_bytes);
         j->durable_seq = j->next_seq++;
-        int rc = take_batch(j, x, w, h, apply, arg, e);
+        rc = take_batch(j, x, w, h, apply, arg, e);
         if (rc < 0)
             return rc;
     }
@@ -196,7 +199,13 @@ static int run(struct reader *r, struct index *x, struct parts *w, journal_apply
                        "%s is damaged at byte %llu: batch %llu had been acknowledged and is not whole; take this disk out, its "
                        "contents are rebuilt from the other copies",
                        j->dev.path, (unsigned long long)journal_file_off(j, j->head_pos), (unsigned long long)j->next_seq);
-    return look_for_witness(r, j->head_pos, j->next_seq, e);
+    rc = look_for_witness(r, j->head_pos, j->next_seq, e);
+    if (rc == E_OK && j->durable_seq < j->meta_durable_seq)
+        return err_set(e, E_CORRUPT,
+                       "%s is older than its metadata: it ends with batch %llu, which have seen %llu; an older copy of it was put back, "
+                       "or its end is gone. Take this disk out, its contents are rebuilt from the other copies",
+                       j->dev.path, (unsigned long long)j->durable_seq, (unsigned long long)j->meta_durable_seq);
+    return rc;
 }
 
 int journal_replay(struct journal *j, struct index *x, journal_apply *apply, void *arg, struct err *e)

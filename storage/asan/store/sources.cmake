@@ -26,6 +26,7 @@ target_link_libraries(c_volume PUBLIC c_store)
 foreach(topic basic damage label direct)
   cohort_unit_test(store_${topic} LIBS c_store)
 endforeach()
+cohort_unit_test(store_damage_table LIBS c_store TIMEOUT 300)
 cohort_unit_test(store_powercut LIBS c_store TIMEOUT 300) # a RocksDB is opened some 400 times
 cohort_unit_test(store_cache LIBS c_store m)
 cohort_fuzz(store LIBS c_store)

@@ -83,13 +83,18 @@ void store_on_failure(struct store *s, void (*failed)(void *arg, const struct er
 
 static int on_label(void *arg, const struct meta_label *l, struct err *e) { return E_OK; /* checked by label_open() */ }
 
-static int on_number(void *arg, uint64_t number, struct err *e)
+static int on_number(void *arg, uint64_t number, uint64_t durable_seq, struct err *e)
 {
     struct store *s = arg;
-    if (number < s->journal.meta_number)
-        return err_set(e, E_CORRUPT, "the metadata of %s are older than its journal: %llu destages of %llu; take this disk out",
-                       s->capacity, (unsigned long long)number, (unsigned long long)s->journal.meta_number);
     s->journal.meta_number = number;
+    s->journal.meta_durable_seq = durable_seq;
+    return E_OK;
+}
+
+static int on_fences(void *arg, uint64_t number, struct err *e)
+{
+    struct store *s = arg;
+    s->journal.fence_number = number;
     return E_OK;
 }
 
@@ -141,15 +146,27 @@ static int on_ext(void *arg, const struct store_shard_id *id, uint32_t index, co
     return E_OK;
 }
 
+/* So that an older copy of the journal, put back, is known by its end. */
+static int mark_journal(struct store *s, struct err *e)
+{
+    struct meta_batch *b = meta_batch_new();
+    meta_put_number(b, s->journal.meta_number, s->journal.durable_seq);
+    int rc = meta_commit(s->meta, b, e);
+    meta_batch_free(b);
+    return rc;
+}
+
 static int load(struct store *s, struct err *e)
 {
-    static const struct meta_visitor v = {on_label, on_number, on_fence, on_progress, on_ext};
+    static const struct meta_visitor v = {on_label, on_number, on_fences, on_fence, on_progress, on_ext};
     int rc = places_open(&s->places, s->extents.fd, s->limit_bytes, s->raw_bytes, e);
     if (rc == E_OK)
         rc = meta_load(s->meta, &v, s, e);
     if (rc == E_OK)
+        rc = journal_meta_is_new(&s->journal, le64toh(s->journal.sb.meta_number), le64toh(s->journal.sb.fence_number), e);
+    if (rc == E_OK)
         rc = journal_replay(&s->journal, &s->index, write_replay, s, e);
-    return rc;
+    return rc == E_OK && s->journal.durable_seq != s->journal.meta_durable_seq ? mark_journal(s, e) : rc;
 }
 
 static void release(struct store *s)
@@ -265,7 +282,7 @@ void store_close_check(struct store *s)
         struct err e;
         journal_trim_scan(&s->journal);
         journal_sb_next(&s->journal, &sb);
-        if (journal_sb_write(&s->journal.dev, &sb, &e) < 0)
+        if (mark_journal(s, &e) < 0 || journal_sb_write(&s->journal.dev, &sb, &e) < 0)
             store_fail(s, e.code, &e);
     }
     s->closing_parts = 3;
