@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include "cli/cmd_volume.h"
 #include "cli/cmds.h"
 #include "cli/show.h"
 #include "cli/size.h"
@@ -37,7 +38,7 @@ static char *cell_bandwidth(const json_t *o)
 static const struct field fields[] = {
     {"NAME", "name"}, {"ID", "id", F_ONE}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE}, {"COPIES", "replicas", F_NUMBER}, {"HEALTH", "health"},
     {"VM", "vm"}, {"OWNER", "owner"}, {"STATE", "state"}, {"PURPOSE", "purpose"}, {"SEALED", "sealed", F_ONE}, {"EPOCH", "epoch", F_ONE},
-    {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"WHY", "health_reason"},
+    {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"ON", "parent", F_ONE}, {"WHY", "health_reason"},
     {"ENCRYPTED", "encrypted", F_ONE}, {"CHECKED", .kind = F_ONE, .fn = cell_check}, {"IOPS LIMIT", .kind = F_ONE, .fn = cell_iops}, {"RATE LIMIT", .kind = F_ONE, .fn = cell_bandwidth}, {0},
 };
 
@@ -196,6 +197,36 @@ static int run_clone(struct cli *c)
     return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s made; it shares the data of %s", c->pos[1], c->pos[0]) : rc;
 }
 
+static enum waited judge_flatten(struct cli *c, const json_t *row, void *arg)
+{
+    if (!row || (!json_is_true(json_object_get(row, "flatten")) && *text_of(row, "parent"))) {
+        fail_set(&c->fail, EXIT_REFUSED, row ? "it was canceled; volume %s still shares data" : "volume %s was deleted", c->pos[0]);
+        return WAIT_FAILED;
+    }
+    return json_is_true(json_object_get(row, "flatten")) ? WAIT_ON : WAIT_OK;
+}
+
+static int run_flatten(struct cli *c)
+{
+    struct answer a;
+    int rc = cli_call_on(c, "POST", "/flatten", NULL, &a);
+    if (rc != EXIT_DONE)
+        return rc;
+    if (!args_has(c, "wait"))
+        return cli_finish(c, &a, "volume %s: copying what it shares; see its progress with cohort task list", c->pos[0]);
+    answer_free(&a);
+    char *path = xasprintf("/volumes/%s", c->pos[0]), *what = xasprintf("volume %s to stand alone", c->pos[0]);
+    rc = wait_for(c, path, judge_flatten, NULL, what, &a);
+    free(path);
+    free(what);
+    return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s shares no data any more", c->pos[0]) : rc;
+}
+
+static const struct opt changed_opts[] = {
+    {"from", "SNAPSHOT", OPT_REQUIRED, "VOLUME@NAME, or NAME of this volume's"},
+    {"to", "SNAPSHOT", 0, "another snapshot (default: what the volume holds now)"},
+    {0},
+};
 static const struct opt create_opts[] = {
     {"size", "SIZE", OPT_REQUIRED, "from 1M to 4T"},
     {"encrypted", NULL, 0, "every copy holds ciphertext only (AES-256-XTS); needs the cluster key: cohort cluster key set"},
@@ -208,6 +239,11 @@ const struct cmd cmds_volume[] = {
     {"volume", "create", "NAME", run_create, create_opts, "make a volume", .more = "Example: cohort volume create db1 --size 20G --replicas 3", .path = "/volumes"},
     {"volume", "clone", "SNAPSHOT NAME", run_clone, NULL, "make a volume that begins as a snapshot, sharing its data",
      .more = "Example: cohort volume clone gold@v1 web1-disk", .path = "/volumes"},
+    {"volume", "flatten", "VOLUME", run_flatten, delete_opts, "copy all that a clone shares with others, so that it stands alone",
+     .more = "Goes on in the background while the volume is used, by its next owner if a node fails; cohort task cancel ends it.", .path = "/volumes"},
+    {"volume", "changed", "VOLUME", volume_changed, changed_opts, "where a volume may differ from a snapshot",
+     .more = "In units of 64 KiB; what is not listed is the same in both. NBD tells it as context cohort:changed:SNAPSHOT.\n"
+             "Example: cohort volume changed db1 --from monday --to tuesday", .path = "/volumes"},
     {"volume", "list", "", run_list, NULL, "volumes with health", .path = "/volumes", .fields = fields},
     {"volume", "show", "VOLUME", run_volume_show, NULL, "one volume with the place and state of every copy", .path = "/volumes"},
     {"volume", "resize", "VOLUME SIZE", run_resize, NULL, "grow a volume", .more = "Example: cohort volume resize db1 40G. Volumes do not shrink.", .path = "/volumes"},

@@ -88,6 +88,8 @@ MUST_CHECK int op_snapshot_delete(struct ops *o, const char *name, op_done *done
 MUST_CHECK int op_snapshot_revert(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 /* A new volume over `of` (a snapshot or any sealed volume), which must stay as long as the clone builds on it. */
 MUST_CHECK int op_volume_clone(struct ops *o, const char *of, const char *name, op_done *done, void *arg, struct err *e);
+/* Asks the volume's owner to take over, in the background, all that the volume shares with what it builds on. */
+MUST_CHECK int op_volume_flatten(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 const struct cdb_volume *ops_find_snapshot(const struct cdb_view *v, const char *name_or_id, struct err *e);
 /* Does a volume build on it? `ret_name` (may be NULL): one that does. */
 bool ops_has_children(const struct cdb_view *v, const char *volume_id, const char **ret_name);

@@ -257,3 +257,35 @@ int op_volume_clone(struct ops *o, const char *of, const char *name, op_done *do
     k->op.happened = cloned;
     return op_start(&k->op, e);
 }
+
+/* ---- flatten ---- */
+
+static int build_flatten(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)
+{
+    const struct cdb_volume *vol = ops_find(v, CDB_T_VOLUME, "volume", ((struct named *)op)->name, e);
+    if (!vol)
+        return E_NOTFOUND;
+    snprintf(op->id, sizeof op->id, "%s", vol->id);
+    if (strcmp(vol->purpose, "disk") != 0 || vol->sealed || strcmp(vol->state, "ready") != 0)
+        return err_set(e, E_INVAL, "volume %s cannot be written\nclone it and flatten the clone: cohort volume clone %s NAME", vol->name, vol->name);
+    if (!*vol->parent)
+        return err_set(e, E_INVAL, "volume %s stands alone already: it shares no data", vol->name);
+    cdb_txn_require_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_parent, vol->parent);
+    cdb_txn_set_bool(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_flatten, true);
+    return E_OK;
+}
+
+static bool flattening(const struct op *op, const struct cdb_view *v)
+{
+    const struct cdb_volume *vol = cdb_volume_get(v, op->id);
+    return vol && vol->flatten;
+}
+
+int op_volume_flatten(struct ops *o, const char *name, op_done *done, void *arg, struct err *e)
+{
+    struct named *k = op_new(o, sizeof *k, "flatten volume", done, arg);
+    k->name = name;
+    k->op.build = build_flatten;
+    k->op.happened = flattening;
+    return op_start(&k->op, e);
+}

@@ -60,6 +60,8 @@ static const struct rest_route routes[] = {
     {"POST", API "/volumes/*/check", ROLE_OPERATOR, rest_volume_check, SMALL, 0},
     {"POST", API "/volumes/*/limits", ROLE_OPERATOR, rest_volume_limits, SMALL, 0},
     {"POST", API "/volumes/*/clone", ROLE_OPERATOR, rest_volume_clone, SMALL, 0},
+    {"POST", API "/volumes/*/flatten", ROLE_OPERATOR, rest_volume_flatten, SMALL, 0},
+    {"GET", API "/volumes/*/changed", ROLE_VIEWER, rest_volume_changed, 0, 0},
     {"GET", API "/snapshots", ROLE_VIEWER, rest_snapshot_list, 0, 0},
     {"POST", API "/snapshots", ROLE_OPERATOR, rest_snapshot_create, SMALL, 0},
     {"GET", API "/snapshots/*", ROLE_VIEWER, rest_snapshot_get, 0, 0},

@@ -116,6 +116,8 @@ void rest_key_unlock(struct rest_req *rq);
 void rest_volume_check(struct rest_req *rq);
 void rest_volume_limits(struct rest_req *rq);
 void rest_volume_clone(struct rest_req *rq);
+void rest_volume_flatten(struct rest_req *rq);
+void rest_volume_changed(struct rest_req *rq);
 void rest_snapshot_list(struct rest_req *rq);
 void rest_snapshot_create(struct rest_req *rq);
 void rest_snapshot_get(struct rest_req *rq);

@@ -182,6 +182,7 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
     put_int(o, "burst_ms", vol->burst_ms);
     json_object_set_new(o, "check", volume_check_json(vol));
     put_ref(o, v, CDB_T_VOLUME, "parent", vol->parent);
+    put_bool(o, "flatten", vol->flatten);
     put_ref(o, v, CDB_T_VOLUME, "snapshot_of", vol->origin);
     put_int(o, "created_ms", vol->created_ms);
     if (with_shards)

@@ -64,3 +64,10 @@ void rest_volume_clone(struct rest_req *rq)
     if (rest_read(rq, f, N(f)))
         rest_started(rq, op_volume_clone(rq->r->ops, rq->arg[0], *name, rest_done, rq, &e), &e);
 }
+
+void rest_volume_flatten(struct rest_req *rq)
+{
+    struct err e;
+    if (rest_read(rq, NULL, 0))
+        rest_started(rq, op_volume_flatten(rq->r->ops, rq->arg[0], rest_done, rq, &e), &e);
+}

@@ -3,6 +3,7 @@
 what was written to both, while writing goes on; it stays what it was through the loss and the return of a node; a clone
 begins as it, a revert ends as it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -123,6 +124,102 @@ def written_while_cut(lab, node, scratch, base):
     return counts, victim
 
 
+UNIT = 64 * 1024
+
+# Prints the extents that context argv[2] of export argv[1] calls dirty, as JSON.
+STATUS = r"""
+import json, nbd, sys
+h, out = nbd.NBD(), []
+h.add_meta_context(sys.argv[2])
+h.connect_uri(sys.argv[1])
+assert h.can_meta_context(sys.argv[2]), "the context is not offered"
+at, size = 0, h.get_size()
+def told(name, offset, entries, err):
+    global at
+    for length, flags in zip(entries[::2], entries[1::2]):
+        if flags & 1:
+            out.append([offset, length])
+        offset += length
+    at = offset
+while at < size:
+    h.block_status(min(size - at, 1 << 30), at, told)
+h.shutdown()
+print(json.dumps(out))
+"""
+
+
+def units(extents):
+    return {u for at, length in extents for u in range(at // UNIT, (at + length + UNIT - 1) // UNIT)}
+
+
+def differing(a, b):
+    """Units in which two files differ."""
+    with open(a, "rb") as f, open(b, "rb") as g:
+        x, y = f.read(), g.read()
+    return {u for u in range(len(x) // UNIT) if x[u * UNIT:(u + 1) * UNIT] != y[u * UNIT:(u + 1) * UNIT]}
+
+
+def check_units(extents, must, what):
+    named = units(extents)
+    check(must <= named, f"{what}: units {sorted(must - named)[:8]} differ and are not named")
+    return named - must
+
+
+def changed(lab, scratch, node):
+    """Every way to ask what changed names all that differs, and next to nothing else."""
+    files = {n: os.path.join(scratch, f"sa-{n}") for n in ("s1", "s2", "end")}
+    to_file(lab, node, "sa@s3", os.path.join(scratch, "sa-s3"))
+    files["s3"] = os.path.join(scratch, "sa-s3")
+    for to, frm in (("s2", "s1"), ("s3", "s1"), ("s3", "s2"), (None, "s2"), (None, "s1")):
+        argv = ["volume", "changed", "sa", "--from", frm] + (["--to", to] if to else [])
+        got = lab.cli(*argv)
+        must = differing(files[frm], files[to or "end"])
+        extra = check_units(got["extents"], must, " ".join(argv))
+        check(sum(n for _, n in got["extents"]) == got["changed_bytes"] and not extra, f"{argv}: {len(extra)} units too many")
+    script = os.path.join(scratch, "status.py")
+    with open(script, "w", encoding="ascii") as f:
+        f.write(STATUS)
+    for n, export in ((node, "sa@s2"), (lab.others(node)[0], "sa@s2"), (node, "sa")):
+        out = lab.exec(n, "/usr/bin/python3", script, uri(export), "cohort:changed:sa@s1", timeout=60)
+        must = differing(files["s1"], files["s2" if "@" in export else "end"])
+        check(not check_units(json.loads(out), must, f"NBD {export} on {n}"), f"NBD {export}: more than what differs")
+    note("changed blocks: exact between snapshots and up to now, by command and by NBD, on several nodes")
+    image = f"driver=nbd,export=sa@s2,server.type=unix,server.path=/run/cohort/nbd.sock,x-dirty-bitmap=cohort:changed:sa@s1"
+    rows = json.loads(lab.exec(node, "qemu-img", "map", "--output=json", "--image-opts", image, timeout=60))
+    dirty = [[r["start"], r["length"]] for r in rows if not r["data"]]  # qemu shows dirty as "no data"
+    check(not check_units(dirty, differing(files["s1"], files["s2"]), "qemu-img map"), "qemu-img map: more than what differs")
+    note("qemu-img map reads the same from x-dirty-bitmap=cohort:changed:sa@s1")
+
+
+def flatten(lab, node, scratch):
+    """A clone becomes a volume of its own while its node dies in the middle; then what it came from can go."""
+    lab.cli("volume", "clone", "sb@s2", "flat")
+    compare(lab, node, os.path.join(scratch, "sb-s2"), "flat")
+    want = os.path.join(scratch, "flat")
+    with open(os.path.join(scratch, "sb-s2"), "rb") as f, open(want, "wb") as out:
+        out.write(f.read())
+        out.seek(9 * MIB + 512)
+        out.write(bytes([0x46]) * 200 * 1024)
+    lab.exec(node, "qemu-io", "-f", "raw", "-c", f"write -P 0x46 {9 * MIB + 512} 200k", uri("flat"), timeout=60)
+    lab.cli("volume", "check", "flat", "--wait")
+    shown = lab.cli("volume", "show", "flat")
+    check(shown["check"]["bad_bytes"] == 0 and shown["check"]["checked_bytes"] == SIZE and shown["parent"] == "sb@s2", f"the clone's check found {shown['check']}")
+    lab.cli("volume", "flatten", "flat")
+    busy = wait_for(lambda: [t for t in lab.tasks("flatten") if t["object"] == "volume flat"] or
+                    (lab.api("GET", "/volumes/flat")["parent"] == "" and ["over"]), 60, "flatten to begin")
+    if busy != ["over"]:
+        worker = busy[0]["node"]
+        if worker != node:
+            lab.kill(worker)
+            lab.start(worker)
+            lab.wait_node(worker, "up")
+    wait_for(lambda: lab.api("GET", "/volumes/flat")["parent"] == "", 90, "the clone to stand alone")
+    compare(lab, node, want, "flat")
+    lab.cli("volume", "check", "flat", "--wait")
+    check(lab.cli("volume", "show", "flat")["check"]["bad_bytes"] == 0, "the flattened volume's copies differ")
+    note("a clone was checked and flattened; it holds what it did")
+
+
 def scenario(lab, args):
     node = lab.names[0]
     scratch = os.path.join(lab.lab.dir, "scratch")
@@ -143,6 +240,8 @@ def scenario(lab, args):
         compare(lab, n, os.path.join(scratch, "sa-s2"), "sa@s2")
     note("both snapshots read the same after the loss and the return of a node, there too")
 
+    changed(lab, scratch, node)
+    flatten(lab, node, scratch)
     lab.cli("volume", "clone", "sa@s1", "clone1")
     compare(lab, node, os.path.join(scratch, "sa-s1"), "clone1")
     with open(os.path.join(scratch, "sa-s1"), "rb") as f:
@@ -156,6 +255,7 @@ def scenario(lab, args):
     with open(os.path.join(scratch, "want"), "wb") as f:
         f.write(want)
     compare(lab, node, os.path.join(scratch, "want"), "clone1")
+    lab.cli("volume", "check", "clone1", "--wait")
     compare(lab, lab.others(node)[0], os.path.join(scratch, "want"), "clone1")
     compare(lab, node, os.path.join(scratch, "sa-s1"), "sa@s1")
     note("a clone takes writes of any alignment, its snapshot stays as it was")

@@ -509,6 +509,10 @@ static void snapshots(void **s)
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_key, "wrapped");
     twin_commit(&w, t);
     assert_int_equal(clone_of("a@s", "locked"), E_OK);
+    assert_int_equal(twin_end(&w, op_volume_flatten(w.ops, "a@s", twin_done, &w, &w.err)), E_INVAL);
+    assert_int_equal(twin_end(&w, op_volume_flatten(w.ops, "b", twin_done, &w, &w.err)), E_INVAL); /* stands alone */
+    assert_int_equal(twin_end(&w, op_volume_flatten(w.ops, "locked", twin_done, &w, &w.err)), E_OK);
+    assert_true(volume("locked")->flatten);
     assert_string_equal(volume("locked")->key, "wrapped");
     assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "locked", twin_done, &w, &w.err)), E_OK);
     assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "a", twin_done, &w, &w.err)), E_BUSY);

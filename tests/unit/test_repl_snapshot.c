@@ -319,6 +319,80 @@ static void test_changed(void **state)
     free(m4);
 }
 
+/* ---- flatten ---- */
+
+static void ask_flatten(const char *id)
+{
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_bool(t, CDB_T_VOLUME, id, CDB_VOLUME_flatten, true);
+    commit(t);
+}
+
+/* A clone over two layers, written while it takes over what is below, its owner changing in the middle. Then its source goes. */
+static void test_flatten(void **state)
+{
+    (void)state;
+    char s1[ID_LEN + 1], s2[ID_LEN + 1], source[ID_LEN + 1];
+    make_volume(0);
+    write_random(0, 30);
+    uint8_t *m1 = cut(0, "f1", s1);
+    write_random(0, 10);
+    uint8_t *m2 = cut(0, "f2", s2);
+    memcpy(source, volume, sizeof source);
+    make_volume(1);
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_parent, s2);
+    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_epoch, volume_row(volume)->epoch + 1);
+    commit(t);
+    memcpy(model, m2, VOLUME);
+    WAIT_FOR(dump_has(1, "\"state\"") && !memcmp(volume_row(volume)->parent, s2, ID_LEN));
+    check_all(1);
+    write_random(1, 10);
+    ask_flatten(volume);
+    write_random(1, 2);
+    move_owner(2);
+    write_random(2, 15);
+    WAIT_FOR(!*volume_row(volume)->parent);
+    assert_false(volume_row(volume)->flatten);
+    check_all(2);
+    write_random(2, 10);
+    move_owner(0);
+    check_all(0);
+    check_other(1, s1, m1);
+    check_other(2, s2, m2);
+    forget_snapshot(s1); /* nothing of the clone is left below */
+    forget_snapshot(s2);
+    t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_VOLUME, source, CDB_VOLUME_state, "deleting");
+    commit(t);
+    WAIT_FOR(!volume_row(s1) && !volume_row(s2) && !volume_row(source));
+    check_all(0);
+    free(m1);
+    free(m2);
+}
+
+/* Two layers that are next to each other are merged by different nodes at once: the chunks of the lower one that come into the upper
+ * one late are not lost with it. */
+static void test_merge_both(void **state)
+{
+    (void)state;
+    char s[4][ID_LEN + 1];
+    for (int round = 0; round < 3; round++) {
+        make_volume(2); /* not the first node, which merges what nobody owns */
+        for (int i = 0; i < 4; i++) {
+            char name[8];
+            snprintf(name, sizeof name, "m%d", i);
+            write_random(2, 15);
+            free(cut(2, name, s[i]));
+        }
+        for (int i = 0; i < 4; i++)
+            forget_snapshot(s[round % 2 ? i : 3 - i]);
+        write_random(2, 5);
+        WAIT_FOR(!*volume_row(volume)->parent);
+        check_all(2);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -326,6 +400,8 @@ int main(void)
         cmocka_unit_test(test_delete),
         cmocka_unit_test(test_encrypted),
         cmocka_unit_test(test_changed),
+        cmocka_unit_test(test_flatten),
+        cmocka_unit_test(test_merge_both),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -286,6 +286,7 @@ static void stop(struct asan *a)
     a->stopping = true;
     a->closing = 1;
     snap_close(a);
+    reclaim_close(a);
     front_close(a);
     HTAB_FOR_EACH (n, &a->volumes) {
         struct volume *v = container_of(n, struct volume, node);

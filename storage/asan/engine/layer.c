@@ -409,7 +409,26 @@ void layer_write_parked(struct part *p)
         cow_free(p->cow);
 }
 
+/* A chunk to be taken over waits for nobody: the volume's next owner begins anew. */
+bool layer_drop_take(struct part *p)
+{
+    if (p->req)
+        return false;
+    layer_write_parked(p);
+    reclaim_dropped(p->v->a);
+    free(p);
+    return true;
+}
+
 void layer_closed(struct volume *v)
 {
+    struct part *p, *next;
     TAILQ_CONCAT(&v->parked, &v->cow_waits, entry);
+    for (p = TAILQ_FIRST(&v->parked); p; p = next) {
+        next = TAILQ_NEXT(p, entry);
+        if (p->req)
+            continue;
+        TAILQ_REMOVE(&v->parked, p, entry);
+        layer_drop_take(p);
+    }
 }

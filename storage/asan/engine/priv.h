@@ -299,7 +299,7 @@ struct asan {
     struct batch *batch;         /* shard.c: changes of in-sync sets of this turn */
     struct htab volumes, volumes_by_data;
     LIST_HEAD(, snap) snaps;
-    struct reclaim *reclaim;     /* the layer being merged, NULL = none */
+    struct reclaim *reclaim;     /* the layer being merged, the volume being flattened; NULL = none */
     uint64_t reclaim_ms;
     struct later snap_later;
     bool snap_poked;
@@ -415,12 +415,16 @@ void changed_register(struct asan *a);
 /* Calls `add` for each snapshot that `v` can be compared with. */
 void changed_bases(struct volume *v, void (*add)(void *arg, const char *name, const char *id), void *arg);
 
-/* Writes chunk `chunk` of a shard as it shows now, unless this layer has it; ends with reclaim_taken(). */
+/* Writes chunk `chunk` of a shard as it shows now, unless this layer has it; ends with reclaim_taken(), or with
+ * reclaim_dropped() if the volume is closed. */
+bool layer_drop_take(struct part *p);  /* false: it is a request's */
 void layer_take(struct volume *v, uint32_t shard, uint64_t chunk);
 
 /* reclaim.c */
 void reclaim_tick(struct asan *a);
 void reclaim_taken(struct asan *a, int status);
+void reclaim_dropped(struct asan *a);
+void reclaim_close(struct asan *a);
 
 /* snap.c */
 void snap_update(struct asan *a, const struct cdb_view *view);

@@ -1,30 +1,50 @@
-/* Layers left of deleted snapshots (purpose "layer"). Nobody builds on it any more: it is dropped like a deleted volume. One
- * volume does: the owner of that one takes over the chunks that only the layer has, then leaves it out of the stack by a
- * transaction. Several do: it stays until there is one. One layer at a time on a node; begun anew after a restart, what was
- * taken over already is found present.
+/* Volumes take over chunks of what they build on, to stand without it. Two reasons:
  *
- * Taking over a chunk is a first write without news (layer.c): what the volume shows is the same before, during and after. */
+ *   merge    a layer left of a deleted snapshot (purpose "layer"). Nobody builds on it any more: it is dropped like a deleted
+ *            volume. One volume does: the owner of that one takes over the chunks that only the layer has, then leaves it out of the
+ *            stack by a transaction. Several do: it stays until there is one.
+ *   flatten  a volume that is asked to (Volume.flatten): its owner takes over the chunks of all layers below, then leaves them all.
+ *
+ * One at a time on a node; begun anew after a restart or by the next owner, what was taken over already is found present.
+ * Taking over a chunk is a first write without news (layer.c): what the volume shows is the same before, during and after.
+ *
+ * Why the transaction may leave a layer out: each chunk that the layer had when it was looked at is present above. It cannot
+ * have got others since: it is sealed, and a merge into *it* needs its ownership, so a new epoch, and ends with another parent; the
+ * transaction requires the epoch and the parent of the beginning. A flatten looks at all layers down to the bottom, where merges
+ * only move chunks up before they leave out their layer, which the walk notices (changed.c); it requires the volume's own parent. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/log.h"
+#include "cluster/task.h"
 #include "storage/asan/engine/priv.h"
 
 LOG_MODULE("asan");
 
 #define ROUND_MS 1000
-#define WINDOW OWNER_OP_BORDER
-#define TAKES_MAX 8
+#define WINDOW (64u << 20) /* looked at at a time */
+#define WINDOW_CHUNKS (WINDOW / STORE_CHUNK)
+#define TAKES_MAX 8        /* on their way at a time; one while guests suffer */
 
 struct reclaim {
     struct asan *a;
+    bool flatten;
     char layer[ID_LEN + 1], child[ID_LEN + 1];
+    char until[ID_LEN + 1];      /* merge: what the layer builds on; flatten: "" */
+    int64_t epoch;               /* merge: the layer's */
     struct claim_wait wait;
     bool claimed, waiting, asking, over;
-    uint32_t shard;              /* the window being taken over */
-    uint64_t offset, present;    /* bit per chunk of the window still to be begun */
+    const char *end_state, *end_text; /* of the task */
+    struct task *task;           /* flatten */
+    uint64_t task_ms;
+    uint64_t pos, length;        /* the window: of the volume */
+    uint32_t next;               /* chunk of the window to be looked at; WINDOW_CHUNKS: a new window */
     unsigned taking;             /* chunks on their way */
     uint64_t taken, retry_ms;
+    struct vol_req look;
+    struct iovec iov;
+    uint8_t map[WINDOW / VOL_MAP_BLOCK];
 };
 
 /* ---- the end ---- */
@@ -38,8 +58,21 @@ static void end(struct reclaim *r)
         own_claim_cancel(x, &r->wait);
     if (x && r->claimed && x->claims)
         own_release(x);
+    if (r->task)
+        task_end(r->task, r->end_state ? r->end_state : "canceled", r->end_text ? r->end_text : "begun anew by the volume's owner");
     r->a->reclaim = NULL;
     free(r);
+}
+
+void reclaim_close(struct asan *a)
+{
+    struct reclaim *r = a->reclaim;
+    if (!r)
+        return;
+    r->over = true;
+    if (r->task)
+        task_end(r->task, "canceled", "the daemon stopped; begun anew by the volume's owner");
+    r->task = NULL;
 }
 
 static void committed(void *arg, int status, const struct err *e)
@@ -47,9 +80,11 @@ static void committed(void *arg, int status, const struct err *e)
     struct reclaim *r = arg;
     (void)e;
     r->asking = false;
-    if (!status)
-        log_info("layer %s: merged into what builds on it, %llu KiB taken over", r->layer,
+    if (!status && !r->end_state)
+        log_info("%s %s: %llu KiB taken over", r->flatten ? "volume" : "layer", r->flatten ? r->child : r->layer,
                  (unsigned long long)(r->taken * STORE_CHUNK / 1024));
+    if (!status && !r->end_state)
+        r->end_state = "done", r->end_text = "";
     r->over = true;
     end(r);
 }
@@ -74,9 +109,28 @@ static void leave_out(struct reclaim *r, const struct cdb_volume *layer, const s
     cdb_txn_require_str(t, CDB_T_VOLUME, x->id, CDB_VOLUME_owner, r->a->node_id);
     cdb_txn_require_int(t, CDB_T_VOLUME, x->id, CDB_VOLUME_epoch, (int64_t)x->used_epoch);
     cdb_txn_require_str(t, CDB_T_VOLUME, x->id, CDB_VOLUME_parent, layer->id);
-    cdb_txn_set_str(t, CDB_T_VOLUME, x->id, CDB_VOLUME_parent, layer->parent);
-    doom(t, layer);
-    cdb_txn_commit(r->a->link, t, "merge layer", committed, r);
+    cdb_txn_set_str(t, CDB_T_VOLUME, x->id, CDB_VOLUME_parent, r->until);
+    if (r->flatten) {
+        char text[128];
+        snprintf(text, sizeof text, "volume %.60s stands alone now: it shares no data any more", x->name);
+        cdb_txn_set_bool(t, CDB_T_VOLUME, x->id, CDB_VOLUME_flatten, false);
+        cdb_txn_event(t, clock_wall_ms(), "info", x->name, text, r->a->node_id);
+    } else {
+        cdb_txn_require_str(t, CDB_T_VOLUME, layer->id, CDB_VOLUME_parent, r->until);
+        doom(t, layer);
+    }
+    cdb_txn_commit(r->a->link, t, r->flatten ? "flatten" : "merge layer", committed, r);
+}
+
+static void give_up_flatten(struct reclaim *r)
+{
+    struct cdb_txn *t = cdb_txn_new();
+    r->asking = true;
+    r->end_state = "canceled";
+    r->end_text = "what was taken over stays; the volume goes on as a clone";
+    cdb_txn_require_exists(t, CDB_T_VOLUME, r->child);
+    cdb_txn_set_bool(t, CDB_T_VOLUME, r->child, CDB_VOLUME_flatten, false);
+    cdb_txn_commit(r->a->link, t, "flatten canceled", committed, r);
 }
 
 /* ---- taking over ---- */
@@ -91,44 +145,80 @@ void reclaim_taken(struct asan *a, int status)
         end(r);
 }
 
-static void window_known(void *arg, const struct repl_answer *ans)
+/* The volume was closed under it; the end comes with the next tick, for the volume is in the middle of closing. */
+void reclaim_dropped(struct asan *a)
 {
-    struct reclaim *r = arg;
+    a->reclaim->taking--;
+    a->reclaim->over = true;
+}
+
+static void looked(struct vol_req *q, int status)
+{
+    struct reclaim *r = q->arg;
     r->asking = false;
-    if (ans->status)
+    if (status)
         r->retry_ms = now_ms() + ROUND_MS;
     else
-        r->present = ~ans->absent & (WINDOW / STORE_CHUNK == 64 ? UINT64_MAX : (1ull << WINDOW / STORE_CHUNK) - 1);
-    if (!ans->status && !r->present)
-        r->offset += WINDOW;
+        r->next = 0;
     if (r->over)
         end(r);
 }
 
-/* Which chunks of the window does the layer have? Any in-sync replica knows. */
-static void ask_window(struct reclaim *r, const struct cdb_view *view, const struct volume *layer, const struct cdb_shard *row)
+static void look(struct reclaim *r, struct volume *layer, uint64_t size)
 {
-    struct gdisk *best = NULL;
-    for (size_t k = 0; k < row->replicas.n; k++) {
-        struct gdisk *g = gdisk_get(r->a, row->replicas.v[k]);
-        if (cdb_shard_in_sync(view, row, g->id) && gdisk_up(r->a, g) && (!best || g->local))
-            best = g;
-    }
-    if (!best) {
-        r->retry_ms = now_ms() + ROUND_MS;
-        return;
-    }
-    struct repl_msg m = {.kind = REPL_READ, .incarnation = best->incarnation, .offset = r->offset, .length = WINDOW, .map = true,
-                         .through = true};
+    r->length = size - r->pos < WINDOW ? size - r->pos : WINDOW;
     r->asking = true;
-    link_send(r->a, best, &layer->bin, r->shard, &m, true, window_known, r);
+    r->iov = (struct iovec){r->map, r->length / VOL_MAP_BLOCK};
+    r->look = (struct vol_req){.op = VOL_MAP, .offset = r->pos, .length = r->length, .iov = &r->iov, .iovcnt = 1, .done = looked,
+                               .arg = r, .raw = true, .until = r->until};
+    vol_submit(&layer->vol, &r->look);
+}
+
+/* Begins what may be begun of the window; true: all of it is taken over. */
+static bool take_window(struct reclaim *r, struct volume *x)
+{
+    unsigned most = r->a->pace.p99_us > PACE_P99_US ? 1 : TAKES_MAX;
+    for (; r->next < WINDOW_CHUNKS && (uint64_t)r->next * STORE_CHUNK < r->length; r->next++) {
+        uint64_t at = r->pos + (uint64_t)r->next * STORE_CHUNK;
+        if (!r->map[r->next * (STORE_CHUNK / VOL_MAP_BLOCK)])
+            continue;
+        if (r->taking >= most)
+            return false;
+        r->taking++;
+        layer_take(x, (uint32_t)(at / x->shard_bytes), at % x->shard_bytes / STORE_CHUNK);
+        if (r->over)
+            return false;
+    }
+    return !r->taking;
+}
+
+static bool still_wanted(const struct reclaim *r, const struct cdb_view *view, const struct volume *layer, const struct volume *x)
+{
+    const struct cdb_volume *lrow = cdb_volume_get(view, r->layer), *xrow = cdb_volume_get(view, r->child);
+    if (!lrow || !layer || !x || !xrow || x->gone || x->deleting || strcmp(x->parent, r->layer) || strcmp(lrow->state, "ready"))
+        return false;
+    if (r->claimed && !x->mine)
+        return false; /* its owner does it now */
+    return r->flatten ? xrow->flatten : !strcmp(lrow->parent, r->until) && lrow->epoch == r->epoch;
+}
+
+static void report(struct reclaim *r, const struct volume *x)
+{
+    char object[128];
+    if (!r->task) {
+        snprintf(object, sizeof object, "volume %s", x->name);
+        r->task = task_begin(r->a->link, "flatten", object, r->a->node_id, "bytes", (int64_t)x->vol.size_bytes);
+    }
+    if (now_ms() - r->task_ms < 1000)
+        return;
+    r->task_ms = now_ms();
+    task_progress(r->task, (int64_t)r->pos, (int64_t)x->vol.size_bytes);
 }
 
 static void step(struct reclaim *r, const struct cdb_view *view)
 {
-    const struct cdb_volume *row = cdb_volume_get(view, r->layer);
     struct volume *layer = volume_find(r->a, r->layer), *x = volume_find(r->a, r->child);
-    if (!row || !layer || !x || x->gone || x->deleting || strcmp(x->parent, r->layer) || strcmp(row->state, "ready"))
+    if (!still_wanted(r, view, layer, x))
         r->over = true;
     if (r->over) {
         end(r);
@@ -136,25 +226,23 @@ static void step(struct reclaim *r, const struct cdb_view *view)
     }
     if (!r->claimed || !x->open || r->asking || now_ms() < r->retry_ms)
         return;
-    while (r->present && r->taking < TAKES_MAX) {
-        unsigned bit = (unsigned)__builtin_ctzll(r->present);
-        r->present &= r->present - 1;
-        r->taking++;
-        uint64_t chunk = r->offset / STORE_CHUNK + bit;
-        if (!r->present)
-            r->offset += WINDOW;
-        layer_take(x, r->shard, chunk);
-    }
-    if (r->present || r->taking)
+    if (r->flatten)
+        report(r, x);
+    if (r->task && task_cancel_asked(r->task) && !r->taking) {
+        give_up_flatten(r);
         return;
-    for (; r->shard < layer->n_shards && r->shard < x->n_shards; r->shard++, r->offset = 0) {
-        const struct cdb_shard *s = shard_row(view, layer, r->shard);
-        if (s && r->offset < layer->shard_bytes && r->shard * layer->shard_bytes + r->offset < layer->vol.size_bytes) {
-            ask_window(r, view, layer, s);
-            return;
-        }
     }
-    leave_out(r, row, x);
+    uint64_t size = layer->vol.size_bytes < x->vol.size_bytes ? layer->vol.size_bytes : x->vol.size_bytes;
+    if (r->next < WINDOW_CHUNKS) {
+        if (!take_window(r, x))
+            return;
+        r->pos += r->length;
+        r->next = WINDOW_CHUNKS;
+    }
+    if (r->pos < size)
+        look(r, layer, size);
+    else
+        leave_out(r, cdb_volume_get(view, r->layer), x);
 }
 
 /* ---- which ---- */
@@ -168,12 +256,18 @@ static void claimed(struct claim_wait *w, int status, const char *why)
     r->over = r->over || status;
 }
 
-static void begin(struct asan *a, const struct cdb_volume *layer, struct volume *x)
+static void begin(struct asan *a, const struct cdb_volume *layer, struct volume *x, bool flatten)
 {
     struct reclaim *r = xcalloc(1, sizeof *r);
     r->a = a;
+    r->flatten = flatten;
+    r->next = WINDOW_CHUNKS;
     memcpy(r->layer, layer->id, ID_LEN + 1);
     memcpy(r->child, x->id, ID_LEN + 1);
+    if (!flatten) {
+        snprintf(r->until, sizeof r->until, "%s", layer->parent);
+        r->epoch = layer->epoch;
+    }
     r->wait.done = claimed;
     r->wait.arg = r;
     r->waiting = true;
@@ -188,7 +282,12 @@ static void dropped(void *arg, int status, const struct err *e)
         log_warn("a layer that nobody needs cannot be dropped yet: %s", err_code_name(status));
 }
 
-static void consider(struct asan *a, const struct cdb_view *view, const struct cdb_volume *layer)
+static bool ours(struct asan *a, const struct cdb_view *view, const struct volume *x)
+{
+    return x && !a->reclaim && (x->mine || (x->owner_dead && first_up(a, view)));
+}
+
+static void consider_layer(struct asan *a, const struct cdb_view *view, const struct cdb_volume *layer)
 {
     const struct cdb_volume *child = NULL;
     int n = 0;
@@ -205,8 +304,16 @@ static void consider(struct asan *a, const struct cdb_view *view, const struct c
         cdb_txn_commit(a->link, t, "drop layer", dropped, a);
     }
     struct volume *x = n == 1 ? volume_find(a, child->id) : NULL;
-    if (x && !a->reclaim && (x->mine || (x->owner_dead && first_up(a, view))))
-        begin(a, layer, x);
+    if (ours(a, view, x))
+        begin(a, layer, x, false);
+}
+
+static void consider_flatten(struct asan *a, const struct cdb_view *view, const struct cdb_volume *row)
+{
+    struct volume *x = volume_find(a, row->id);
+    const struct cdb_volume *parent = *row->parent ? cdb_volume_get(view, row->parent) : NULL;
+    if (parent && ours(a, view, x))
+        begin(a, parent, x, true);
 }
 
 void reclaim_tick(struct asan *a)
@@ -221,7 +328,11 @@ void reclaim_tick(struct asan *a)
     a->reclaim_ms = now_ms() + ROUND_MS;
     for (size_t i = 0; i < cdb_volume_count(view); i++) {
         const struct cdb_volume *v = cdb_volume_at(view, i);
-        if (!strcmp(v->purpose, "layer") && !strcmp(v->state, "ready"))
-            consider(a, view, v);
+        if (strcmp(v->state, "ready"))
+            continue;
+        if (!strcmp(v->purpose, "layer"))
+            consider_layer(a, view, v);
+        else if (v->flatten)
+            consider_flatten(a, view, v);
     }
 }

@@ -122,6 +122,8 @@ void volume_part_done(struct part *p, int status)
 void volume_part_send(struct part *p)
 {
     struct volume *v = p->v;
+    if ((v->held || !v->open) && layer_drop_take(p))
+        return;
     if (v->held) {
         layer_write_parked(p);
         TAILQ_INSERT_TAIL(&v->parked, p, entry);
