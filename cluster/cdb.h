@@ -109,6 +109,7 @@ void cdb_txn_delete(struct cdb_txn *t, enum cdb_table tb, const char *id); /* fa
 void cdb_txn_set_str(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, const char *v);
 void cdb_txn_set_int(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, int64_t v);
 #define CDB_EVENTS_KEPT 1000
+#define CDB_TASKS_KEPT 500 /* running ones stay in any case */
 /* A fresh row in Event (the oldest beyond CDB_EVENTS_KEPT go in the same transaction): what people are to know. severity: "info", "warning", "alarm"; `object`: "node n1", "volume v"; `node`: id. */
 void cdb_txn_event(struct cdb_txn *t, int64_t wall_ms, const char *severity, const char *object, const char *message, const char *node);
 void cdb_txn_set_bool(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, bool v);

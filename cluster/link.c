@@ -199,7 +199,7 @@ void cdb_txn_commit(struct cdb_link *l, struct cdb_txn *t, const char *note, cdb
 {
     assert(!t->note && !l->closed);
     if (l->view)
-        txn_trim_events(t, l->view);
+        txn_trim_logs(t, l->view);
     t->note = xstrdup(note ? note : "");
     t->link = l;
     t->source = l;

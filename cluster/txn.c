@@ -6,7 +6,7 @@
 #include "base/buf.h"
 #include "base/id.h"
 
-#define TRIM_EXTRA 4 /* events that went beyond the limit at the same moment elsewhere */
+#define TRIM_EXTRA 4 /* rows that went beyond the limit at the same moment elsewhere */
 
 struct cdb_txn *cdb_txn_new(void)
 {
@@ -82,36 +82,58 @@ void cdb_txn_event(struct cdb_txn *t, int64_t wall_ms, const char *severity, con
     cdb_txn_set_str(t, CDB_T_EVENT, id, CDB_EVENT_node, node);
 }
 
-static bool event_older(const struct cdb_event *a, const struct cdb_event *b)
+/* A log among the tables: rows that may go, oldest first. */
+struct log {
+    enum cdb_table table;
+    size_t kept;
+    int64_t (*time)(const void *row); /* INT64_MAX: it stays */
+};
+
+static int64_t event_time(const void *row)
 {
-    return a->time_ms != b->time_ms ? a->time_ms < b->time_ms : strcmp(a->id, b->id) < 0;
+    return ((const struct cdb_event *)row)->time_ms;
 }
 
-/* The oldest one that is younger than `after` (NULL: of all). */
-static const struct cdb_event *next_event(const struct cdb_view *v, const struct cdb_event *after)
+static int64_t task_time(const void *row)
 {
-    const struct cdb_event *oldest = NULL;
-    for (size_t i = 0; i < cdb_event_count(v); i++) {
-        const struct cdb_event *ev = cdb_event_at(v, i);
-        if ((!after || event_older(after, ev)) && (!oldest || event_older(ev, oldest)))
-            oldest = ev;
+    const struct cdb_task *t = row;
+    return strcmp(t->state, "running") ? t->updated_ms : INT64_MAX;
+}
+
+/* The oldest row that comes after `after` (NULL: of all), by time and id; NULL if none may go. */
+static const void *next_oldest(const struct cdb_view *v, const struct log *g, const void *after)
+{
+    const void *oldest = NULL;
+    for (size_t i = 0; i < cdb_count(v, g->table); i++) {
+        const void *row = cdb_at(v, g->table, i);
+        int64_t t = g->time(row), t_after = after ? g->time(after) : 0, t_oldest = oldest ? g->time(oldest) : INT64_MAX;
+        bool later = !after || (t != t_after ? t > t_after : strcmp(row_id(row), row_id(after)) > 0);
+        if (later && t < t_oldest) /* of equal ones the first: rows come by id */
+            oldest = row;
     }
     return oldest;
 }
 
-void txn_trim_events(struct cdb_txn *t, const struct cdb_view *v)
+static void trim(struct cdb_txn *t, const struct cdb_view *v, const struct log *g)
 {
-    size_t adds = 0, n = t->n, count = cdb_event_count(v);
+    size_t adds = 0, n = t->n, count = cdb_count(v, g->table);
     for (size_t i = 0; i < n; i++)
-        adds += t->ops[i].kind == TXN_INSERT && t->ops[i].table == CDB_T_EVENT;
-    if (!adds || count + adds <= CDB_EVENTS_KEPT)
+        adds += t->ops[i].kind == TXN_INSERT && t->ops[i].table == g->table;
+    if (!adds || count + adds <= g->kept)
         return;
-    size_t excess = count + adds - CDB_EVENTS_KEPT;
+    size_t excess = count + adds - g->kept;
     if (excess > adds + TRIM_EXTRA)
         excess = adds + TRIM_EXTRA;
-    const struct cdb_event *ev = NULL;
-    while (excess-- && (ev = next_event(v, ev)))
-        op_add(t, TXN_DISCARD, CDB_T_EVENT, ev->id);
+    const void *row = NULL;
+    while (excess-- && (row = next_oldest(v, g, row)))
+        op_add(t, TXN_DISCARD, g->table, row_id(row));
+}
+
+void txn_trim_logs(struct cdb_txn *t, const struct cdb_view *v)
+{
+    static const struct log logs[] = {{CDB_T_EVENT, CDB_EVENTS_KEPT, event_time}, {CDB_T_TASK, CDB_TASKS_KEPT, task_time}};
+    for (size_t i = 0; i < sizeof logs / sizeof *logs; i++)
+        trim(t, v, &logs[i]);
 }
 
 void cdb_txn_set_bool(struct cdb_txn *t, enum cdb_table tb, const char *id, int col, bool v)

@@ -46,9 +46,9 @@ struct cdb_txn {
 TAILQ_HEAD(txn_list, cdb_txn);
 
 void txn_destroy(struct cdb_txn *t); /* in any state that nobody refers to any more; NULL is fine */
-/* If `t` writes events, also lets go of the oldest ones of `v` beyond CDB_EVENTS_KEPT. No precondition: two that trim the same
- * row do not hinder each other. */
-void txn_trim_events(struct cdb_txn *t, const struct cdb_view *v);
+/* If `t` writes events or tasks, also lets go of the oldest ones of `v` beyond CDB_EVENTS_KEPT, CDB_TASKS_KEPT (not of running
+ * tasks). No precondition: two that trim the same row do not hinder each other. */
+void txn_trim_logs(struct cdb_txn *t, const struct cdb_view *v);
 MUST_CHECK int txn_check_values(const struct cdb_txn *t, struct err *e); /* E_INVAL: a text is not UTF-8 */
 /* E_INVAL: a text is not UTF-8. E_CONFLICT: a precondition or a unique column. On failure `edit` is in an undefined
  * state and must be aborted. */

@@ -175,6 +175,31 @@ static void test_events_are_trimmed(void **state)
     assert_non_null(cdb_event_get(v, "e5"));
 }
 
+/* So do tasks; those that run stay. */
+static void test_tasks_are_trimmed(void **state)
+{
+    struct fixture *f = *state;
+    struct cdb_txn *t = cdb_txn_new();
+    for (int i = 0; i < CDB_TASKS_KEPT; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "t%d", i);
+        cdb_txn_insert(t, CDB_T_TASK, id);
+        cdb_txn_set_int(t, CDB_T_TASK, id, CDB_TASK_updated_ms, 1000 + i / 2);
+        cdb_txn_set_str(t, CDB_T_TASK, id, CDB_TASK_state, i < 3 ? "running" : "done");
+    }
+    assert_int_equal(commit(f, t), E_OK);
+    t = cdb_txn_new();
+    cdb_txn_insert(t, CDB_T_TASK, "new");
+    cdb_txn_insert(t, CDB_T_TASK, "newer");
+    assert_int_equal(commit(f, t), E_OK);
+    const struct cdb_view *v = cdb_link_view(f->link);
+    assert_int_equal(cdb_task_count(v), CDB_TASKS_KEPT);
+    assert_non_null(cdb_task_get(v, "t2"));
+    assert_null(cdb_task_get(v, "t3"));
+    assert_null(cdb_task_get(v, "t4"));
+    assert_non_null(cdb_task_get(v, "t5"));
+}
+
 static void test_unique(void **state)
 {
     struct fixture *f = *state;
@@ -354,7 +379,7 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_first_view), T(test_preconditions), T(test_imap_precondition), T(test_events_are_trimmed), T(test_unique), T(test_park_and_cancel),
+        T(test_first_view), T(test_preconditions), T(test_imap_precondition), T(test_events_are_trimmed), T(test_tasks_are_trimmed), T(test_unique), T(test_park_and_cancel),
         T(test_forced_failures), T(test_close_with_pending), T(test_close_in_callback), T(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

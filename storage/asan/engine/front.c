@@ -243,7 +243,8 @@ static void nbd_bases(void *arg, struct vol *vol, struct nbd_bases *b)
 
 int front_open(struct asan *a, const struct asan_conf *c, struct err *e)
 {
-    struct nbd_conf conf = {.unix_path = c->nbd_socket};
+    /* A backup of every volume of a node at once is no attack; an idle connection costs 20 KiB. */
+    struct nbd_conf conf = {.unix_path = c->nbd_socket, .conns_max = 512};
     if (c->nbd_port) {
         conf.tcp_addr = c->listen_address;
         conf.tcp_port = c->nbd_port;
