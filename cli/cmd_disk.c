@@ -25,8 +25,8 @@ static char *cell_state(const json_t *o)
 
 static const struct field fields[] = {
     {"DISK", .fn = cell_name}, {"ID", "id", F_ONE}, {"STATE", .fn = cell_state}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE},
-    {"COPIES", .fn = cell_copies},
-    {"FAST", "fast_path"}, {"CAPACITY", "capacity_path"}, {"INCARNATION", "incarnation", F_ONE}, {"REPLACED BY", "replaced_by", F_ONE},
+    {"COPIES", .fn = cell_copies}, {"SMART", "smart_state"},
+    {"FAST", "fast_path"}, {"CAPACITY", "capacity_path"}, {"INCARNATION", "incarnation", F_ONE}, {"REPLACED BY", "replaced_by", F_ONE}, {"DRIVES", "smart", F_ONE},
     {"MESSAGE", "message"}, {0},
 };
 

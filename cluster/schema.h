@@ -55,6 +55,8 @@
     X(STR, state)                /* [up|failed|isolated|draining|spare]: copies on up are kept; isolated = too slow */ \
     X(STR, replaced_by)          /* disk id of the spare that came into service for it, "" = none */               \
     X(STR, guard)                /* fresh text with each txn that leaves a shard on this disk no copy to spare */  \
+    X(STR, smart_state)          /* [|ok|warning|failing]: what its drives say of themselves, "" = nothing */      \
+    X(STR, smart)                /* that in words */                                                               \
     X(STR, message)
 
 #define CDB_COLS_VOLUME(X)                                                                                         \

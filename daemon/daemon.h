@@ -19,6 +19,7 @@ struct rest;
 struct guests;
 struct moves;
 struct nodelinks;
+struct smartwatch;
 struct dbserver;
 
 #define CONF_DISKS_MAX 16
@@ -59,6 +60,7 @@ struct daemon {
     struct guests *guests;
     struct moves *moves;
     struct nodelinks *nodelinks;
+    struct smartwatch *smartwatch;
     char *local_db;                 /* "unix:…" of this node's database server; NULL if it runs none */
 
     struct rest *rest;

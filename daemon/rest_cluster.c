@@ -78,6 +78,12 @@ static void disk_alarms(const struct cdb_view *v, json_t *alarms)
         snprintf(object, sizeof object, "disk %.60s of node %.60s", d->name, ops_name(v, CDB_T_NODE, d->node));
         if (strcmp(d->state, "failed") == 0)
             alarm_add(alarms, "alarm", object, *d->message ? d->message : "it failed", "replace it; its copies are restored on other disks where there are any");
+        else if (strcmp(d->state, "isolated") == 0)
+            alarm_add(alarms, "alarm", object, d->message, "look at the drive; when it is well again: cohort disk use, else cohort disk replace");
+        if (strcmp(d->smart_state, "failing") == 0)
+            alarm_add(alarms, "alarm", object, d->smart, "replace it soon: cohort disk drain moves its copies away first");
+        else if (strcmp(d->smart_state, "warning") == 0)
+            alarm_add(alarms, "warning", object, d->smart, "have a spare drive at hand; cohort disk drain moves its copies away");
     }
 }
 

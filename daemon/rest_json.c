@@ -85,6 +85,8 @@ json_t *json_disk(const struct cdb_view *v, const struct cdb_disk *d)
     put_bool(o, "full", d->full);
     put_int(o, "incarnation", d->incarnation);
     put_str(o, "state", d->state);
+    put_str(o, "smart_state", d->smart_state);
+    put_str(o, "smart", d->smart);
     put_str(o, "message", d->message);
     put_ref(o, v, CDB_T_DISK, "replaced_by", d->replaced_by);
     for (size_t i = 0; i < cdb_shard_count(v); i++) {

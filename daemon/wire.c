@@ -19,6 +19,7 @@
 #include "daemon/nodelinks.h"
 #include "daemon/remotes.h"
 #include "daemon/rest.h"
+#include "daemon/smartwatch.h"
 #include "ha/ha.h"
 #include "storage/asan/engine/asan.h"
 
@@ -172,6 +173,7 @@ static void begin_work(struct daemon *d, const struct cdb_view *v)
     if (t)
         cdb_txn_commit(d->link, t, "end interrupted tasks", on_interrupted, d);
     facts_publish(d);
+    d->smartwatch = smartwatch_open(d);
 }
 
 /* ---- database ---- */
@@ -300,6 +302,7 @@ int daemon_resume_membership(struct daemon *d, struct err *e)
 
 void daemon_leave(struct daemon *d)
 {
+    smartwatch_close(d->smartwatch);
     moves_close(d->moves);
     guests_close(d->guests);
     ha_close(d->ha);
