@@ -181,15 +181,17 @@ void copies_require_may_lose(struct cdb_txn *t, const struct cdb_view *v, const 
     free(shares);
 }
 
-void copies_critical(struct cdb_txn *t, int64_t replicas, int n, const char *const *disks)
+void copies_guard(struct cdb_txn *t, const char *disk)
 {
     char text[ID_LEN + 1];
-    if (n > copies_min(replicas))
-        return;
-    for (int i = 0; i < n; i++) {
-        id_new(text);
-        cdb_txn_set_str(t, CDB_T_DISK, disks[i], CDB_DISK_guard, text);
-    }
+    id_new(text);
+    cdb_txn_set_str(t, CDB_T_DISK, disk, CDB_DISK_guard, text);
+}
+
+void copies_critical(struct cdb_txn *t, int64_t replicas, int n, const char *const *disks)
+{
+    for (int i = 0; i < n && n <= copies_min(replicas); i++)
+        copies_guard(t, disks[i]);
 }
 
 void copies_distrust(struct cdb_txn *t, const struct cdb_disk *d)

@@ -57,6 +57,8 @@ void copies_require_may_lose(struct cdb_txn *t, const struct cdb_view *v, const 
 /* `t` leaves a shard of a volume of `replicas` copies the in-sync set `disks`: if none of them can be spared, says so on
  * each one's row. */
 void copies_critical(struct cdb_txn *t, int64_t replicas, int n, const char *const *disks);
+/* One disk of them. */
+void copies_guard(struct cdb_txn *t, const char *disk);
 /* Raises the incarnation: the disk is in sync with nothing until it was compared. Requires the one in the view. */
 void copies_distrust(struct cdb_txn *t, const struct cdb_disk *d);
 

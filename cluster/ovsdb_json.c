@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/buf.h"
+#include "openvswitch/dynamic-string.h"
 #include "openvswitch/shash.h"
 #include "ovsdb-cs.h"
 #include "sha1.h"
@@ -300,33 +301,40 @@ static bool same_row(const struct txn_op *a, const struct txn_op *b)
     return a->table == b->table && !strcmp(a->id, b->id);
 }
 
-/* Is the row's existence already certain when operation `i` comes (inserted, required, or checked before)? */
-static bool row_checked(const struct cdb_txn *t, size_t i)
+static void row_key(const struct txn_op *op, struct ds *ret)
 {
-    for (size_t k = 0; k < t->n; k++) {
-        const struct txn_op *op = &t->ops[k];
-        bool counts = op->kind == TXN_REQUIRE || op->kind == TXN_REQUIRE_EXISTS ||
-                      (k < i && op->kind != TXN_REQUIRE_ABSENT && op->kind != TXN_DISCARD);
-        if (counts && same_row(op, &t->ops[i]))
-            return true;
-    }
-    return false;
+    ds_clear(ret);
+    ds_put_format(ret, "%d %s", (int)op->table, op->id);
 }
 
+/* Every row that is changed must be there. For most that is certain: it is required, or inserted or checked before. */
 static void requires_to_json(const struct cdb_txn *t, struct txn_json *j)
 {
+    struct sset certain = SSET_INITIALIZER(&certain);
+    struct ds key = DS_EMPTY_INITIALIZER;
+    for (size_t i = 0; i < t->n; i++)
+        if (t->ops[i].kind == TXN_REQUIRE || t->ops[i].kind == TXN_REQUIRE_EXISTS) {
+            row_key(&t->ops[i], &key);
+            sset_add(&certain, ds_cstr(&key));
+        }
     for (size_t i = 0; i < t->n; i++) {
         const struct txn_op *op = &t->ops[i];
         const char *table = cdb_tables[op->table].name;
         struct uuid u;
         row_uuid_of(op->id, &u);
-        if (op->kind == TXN_REQUIRE)
+        if (op->kind == TXN_REQUIRE) {
             op_wait(j, table, &u, row_column(op->table, op->col)->name, value_to_json(&op->v), op);
-        else if (op->kind == TXN_REQUIRE_ABSENT)
+        } else if (op->kind == TXN_REQUIRE_ABSENT) {
             op_wait(j, table, &u, "id", NULL, op);
-        else if (op->kind == TXN_REQUIRE_EXISTS || (op->kind != TXN_INSERT && op->kind != TXN_DISCARD && !row_checked(t, i)))
-            op_wait(j, table, &u, "id", json_string_create(op->id), op);
+        } else if (op->kind != TXN_DISCARD) {
+            row_key(op, &key);
+            bool known = !sset_add(&certain, ds_cstr(&key));
+            if (op->kind == TXN_REQUIRE_EXISTS || (op->kind != TXN_INSERT && !known))
+                op_wait(j, table, &u, "id", json_string_create(op->id), op);
+        }
     }
+    ds_destroy(&key);
+    sset_destroy(&certain);
 }
 
 static void changes_to_json(const struct cdb_txn *t, struct txn_json *j)

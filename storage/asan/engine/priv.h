@@ -37,7 +37,8 @@
 
 #define TICK_MS 50
 #define CALL_TIMEOUT_MS 5000
-#define JOINS_MAX 8
+#define JOINS_MAX 32   /* shards at a time that are brought up to date; most only compare */
+#define COPYING_MAX 8  /* of them with much to copy */
 #define SHARDS_MAX 64
 #define TAIL_PAGE 4096u
 #define VERSIONS_MAX 4096u
@@ -80,6 +81,7 @@ struct gdisk {
     bool changed;                /* in the view that is being taken apart */
     bool full;
     struct ldisk *local;         /* on this node */
+    uint64_t batch, batch_incarnation, batch_guard; /* shard.c: batches that require this incarnation, that write its guard already */
 };
 
 struct ldisk { /* a disk of this node */
@@ -160,7 +162,7 @@ struct shard {
     struct owner *core;          /* NULL: closed */
     unsigned refs;               /* the volume's one, and one per message or transaction on its way */
     uint64_t epoch;              /* of the core */
-    bool reported_join;
+    bool reported_join, may_join; /* may_join: as its core was told */
     uint64_t copied_seen;        /* of owner_copied(), already counted */
     uint8_t *have;               /* layered: bit per chunk known to be written in this layer, by this core */
 };
@@ -246,7 +248,11 @@ struct volume { /* one per row of Volume */
     TAILQ_HEAD(, claim_wait) claim_waits;
     struct task *task;
     uint64_t task_total, task_ms;
-    bool drop_busy;
+    bool drop_busy;              /* deleting: a transaction of drop.c is out */
+    unsigned drops;              /* copies here that are being dropped */
+    uint64_t dropped;            /* shards whose copies here are; bit = index */
+    uint64_t batch;              /* shard.c: the batch that requires it already, with this epoch */
+    uint64_t batch_epoch;
 };
 
 struct claim_wait {
@@ -297,6 +303,7 @@ struct asan {
     const struct cdb_view *taken; /* the view that was taken apart last; our reference */
     TAILQ_HEAD(, volume) dirty;  /* to be looked at */
     struct batch *batch;         /* shard.c: changes of in-sync sets of this turn */
+    uint64_t batches;            /* transactions of them so far */
     struct htab volumes, volumes_by_data;
     LIST_HEAD(, snap) snaps;
     struct reclaim *reclaim;     /* the layer being merged, the volume being flattened; NULL = none */

@@ -8,6 +8,7 @@
 #include "storage/asan/engine/priv.h"
 
 #define ORPHAN_MS 10000
+#define FEW 4u /* chunks */
 
 METRIC_COUNTER(m_copied, "cohort_asan_resync_bytes_total", "Bytes copied to replicas to bring them up to date");
 
@@ -129,7 +130,7 @@ static uint64_t target_us(const struct cdb_view *view)
     return (uint64_t)cdb_setting(view, "rebuild_p99_ms", 1, 10000, PACE_P99_US / 1000) * 1000;
 }
 
-struct candidate { struct shard *s; int in_sync; };
+struct candidate { struct shard *s; int in_sync; uint32_t left; };
 
 /* One good copy left first; then by volume and index, so that a volume is whole soon. */
 static int more_urgent(const void *a, const void *b)
@@ -151,13 +152,47 @@ static void gather(struct volume *v, struct candidate *at_it, unsigned *n_at_it,
             continue;
         owner_info(s->core, &info);
         if (info.joining && *n_at_it < JOINS_MAX) {
-            at_it[(*n_at_it)++] = (struct candidate){s, info.n_isr};
+            at_it[(*n_at_it)++] = (struct candidate){s, info.n_isr, info.join_left};
         } else if (info.wants_join && !info.joining) {
             if (*n == *cap)
                 *wanting = xrealloc(*wanting, (*cap = *cap ? 2 * *cap : 64) * sizeof **wanting);
-            (*wanting)[(*n)++] = (struct candidate){s, info.n_isr};
+            (*wanting)[(*n)++] = (struct candidate){s, info.n_isr, 0};
         }
     }
+}
+
+static void allow(struct shard *s, bool allowed, uint64_t now)
+{
+    if (s->core && s->may_join != allowed)
+        owner_allow_join(s->core, allowed, now);
+    s->may_join = allowed;
+}
+
+/* Chunks for the joins of this tick. Most have little to copy or still compare: they get a few at once, at most half of all if
+ * others have more; the first COPYING_MAX of those share the rest. What was not used in the last tick comes back. */
+static void give_credit(struct candidate *at_it, unsigned joins, unsigned beginners, uint32_t chunks, uint64_t now, uint32_t *ret_each)
+{
+    uint32_t pool = chunks, back = 0, big = 0, few;
+    for (unsigned i = 0; i < joins; i++) {
+        back += owner_join_credit(at_it[i].s->core, 0, now);
+        big += at_it[i].left > FEW;
+    }
+    pool += back < chunks ? back : chunks;
+    big = big < COPYING_MAX ? big : COPYING_MAX;
+    few = big ? pool / 2 : pool;
+    for (unsigned i = 0; i < joins; i++) {
+        uint32_t n = at_it[i].left > FEW ? 0 : few < FEW ? few : FEW;
+        few -= n;
+        pool -= n;
+        owner_join_credit(at_it[i].s->core, n, now);
+    }
+    *ret_each = beginners && few / beginners < FEW ? few / beginners : FEW;
+    pool -= beginners * *ret_each < pool ? beginners * *ret_each : pool;
+    for (unsigned i = 0, k = 0; i < joins && k < big; i++)
+        if (at_it[i].left > FEW) {
+            owner_join_credit(at_it[i].s->core, pool / big + (k < pool % big), now);
+            k++;
+        }
 }
 
 void resync_tick(struct asan *a)
@@ -168,7 +203,7 @@ void resync_tick(struct asan *a)
     size_t n = 0, cap = 0;
     struct htab_node *node;
     uint64_t now = now_ms();
-    uint32_t chunks = pace_tick(&a->pace, now, view ? target_us(view) : PACE_P99_US, STORE_CHUNK);
+    uint32_t chunks = pace_tick(&a->pace, now, view ? target_us(view) : PACE_P99_US, STORE_CHUNK), each;
     HTAB_FOR_EACH (node, &a->volumes) {
         struct volume *v = container_of(node, struct volume, node);
         if (!v->open || (!v->maintain && !v->task && !v->joining))
@@ -178,21 +213,23 @@ void resync_tick(struct asan *a)
         v->joining = joins > before;
         report(v, now);
     }
+    unsigned beginners = n < JOINS_MAX - joins ? (unsigned)n : JOINS_MAX - joins;
+    qsort(at_it, joins, sizeof *at_it, more_urgent);
+    give_credit(at_it, joins, beginners, chunks, now, &each);
     for (unsigned i = 0; i < joins; i++) {
-        owner_allow_join(at_it[i].s->core, false, now); /* the next replica of it: in its turn */
-        owner_join_credit(at_it[i].s->core, chunks / joins + (i < chunks % joins), now);
+        allow(at_it[i].s, false, now); /* the next replica of it: in its turn */
         shard_after(at_it[i].s);
     }
     if (n)
         qsort(wanting, n, sizeof *wanting, more_urgent);
     for (size_t i = 0; i < n; i++) {
-        bool allow = joins + i < JOINS_MAX;
         struct shard *s = wanting[i].s;
         if (!s->core)
             continue; /* closed by what an earlier one set off */
-        s->v->joining = s->v->joining || allow;
-        owner_join_credit(s->core, 0, now);
-        owner_allow_join(s->core, allow, now);
+        s->v->joining = s->v->joining || i < beginners;
+        if (i < beginners)
+            owner_join_credit(s->core, each, now);
+        allow(s, i < beginners, now);
         shard_after(s);
     }
     free(wanting);

@@ -126,31 +126,55 @@ const struct cdb_shard *shard_row(const struct cdb_view *view, const struct volu
     return cdb_shard_get(view, id);
 }
 
-static void require_mine(struct cdb_txn *t, const struct shard *s)
+/* A batch has many shards of one volume, all of them on few disks: what they require and set alike is said once. `batch` 0: a
+ * transaction of its own. */
+static void require_mine(struct cdb_txn *t, const struct shard *s, uint64_t batch)
 {
+    struct volume *v = s->v;
+    if (batch && v->batch == batch && v->batch_epoch == s->epoch)
+        return;
+    v->batch = batch;
+    v->batch_epoch = s->epoch;
     cdb_txn_require_str(t, CDB_T_VOLUME, s->v->id, CDB_VOLUME_owner, s->v->a->node_id);
     cdb_txn_require_int(t, CDB_T_VOLUME, s->v->id, CDB_VOLUME_epoch, (int64_t)s->epoch);
 }
 
-static void set_in_sync(struct cdb_txn *t, const char *id, int n, const char *const *disk, const int64_t *incarnation)
+static void require_incarnation(struct cdb_txn *t, struct gdisk *g, uint64_t incarnation, uint64_t batch)
+{
+    if (batch && g->batch == batch && g->batch_incarnation == incarnation)
+        return;
+    g->batch = batch;
+    g->batch_incarnation = incarnation;
+    cdb_txn_require_int(t, CDB_T_DISK, g->id, CDB_DISK_incarnation, (int64_t)incarnation);
+}
+
+struct member_disk { struct gdisk *g; uint64_t incarnation; };
+
+/* The shard's in-sync set becomes `m`, each with the incarnation it has now; see copies_critical(). */
+static void set_in_sync(struct cdb_txn *t, const struct volume *v, const char *id, int n, const struct member_disk *m, uint64_t batch)
 {
     struct cdb_imap map = {0};
     char *k[OWNER_MEMBERS_MAX];
-    int64_t v[OWNER_MEMBERS_MAX];
+    int64_t val[OWNER_MEMBERS_MAX];
     for (int i = 0; i < n; i++) { /* sorted by key */
         size_t at = map.n;
-        for (; at > 0 && strcmp(k[at - 1], disk[i]) > 0; at--) {
+        for (; at > 0 && strcmp(k[at - 1], m[i].g->id) > 0; at--) {
             k[at] = k[at - 1];
-            v[at] = v[at - 1];
+            val[at] = val[at - 1];
         }
-        k[at] = (char *)disk[i];
-        v[at] = incarnation[i];
+        k[at] = m[i].g->id;
+        val[at] = (int64_t)m[i].incarnation;
         map.n++;
-        cdb_txn_require_int(t, CDB_T_DISK, disk[i], CDB_DISK_incarnation, incarnation[i]);
+        require_incarnation(t, m[i].g, m[i].incarnation, batch);
     }
     map.k = k;
-    map.v = v;
+    map.v = val;
     cdb_txn_set_imap(t, CDB_T_SHARD, id, CDB_SHARD_in_sync, &map);
+    for (int i = 0; i < n && n <= copies_min(v->replicas); i++) {
+        if (!batch || m[i].g->batch_guard != batch)
+            copies_guard(t, m[i].g->id);
+        m[i].g->batch_guard = batch;
+    }
 }
 
 static void created(void *arg, int status, const struct err *e)
@@ -189,14 +213,14 @@ static void env_create(void *arg)
     }
     char id[ID_LEN + 16];
     const char *disk[3];
-    int64_t incarnation[3];
+    struct member_disk m[3];
     for (int i = 0; i < p.n; i++) {
         disk[i] = p.at[i].disk;
-        incarnation[i] = p.at[i].incarnation;
+        m[i] = (struct member_disk){gdisk_get(a, p.at[i].disk), (uint64_t)p.at[i].incarnation};
     }
     shard_id(s->v, s->index, id, sizeof id);
     struct cdb_txn *t = cdb_txn_new();
-    require_mine(t, s);
+    require_mine(t, s, 0);
     cdb_txn_require_absent(t, CDB_T_SHARD, id);
     cdb_txn_require_str(t, CDB_T_VOLUME, s->v->id, CDB_VOLUME_data, strcmp(s->v->data, s->v->id) ? s->v->data : "");
     cdb_txn_insert(t, CDB_T_SHARD, id);
@@ -204,28 +228,23 @@ static void env_create(void *arg)
     cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_idx, s->index);
     cdb_txn_set_strs(t, CDB_T_SHARD, id, CDB_SHARD_replicas, (size_t)p.n, disk);
     cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, 1);
-    set_in_sync(t, id, p.n, disk, incarnation);
-    copies_critical(t, s->v->replicas, p.n, disk);
+    set_in_sync(t, s->v, id, p.n, m, 0);
     cdb_txn_commit(a->link, t, "create shard", created, r);
 }
 
-static void put_change(struct cdb_txn *t, const struct ref *r)
+static void put_change(struct cdb_txn *t, const struct ref *r, uint64_t batch)
 {
     const struct shard *s = r->s;
     const struct owner_txn *o = &r->want;
     char id[ID_LEN + 16];
-    const char *disk[OWNER_MEMBERS_MAX];
-    int64_t incarnation[OWNER_MEMBERS_MAX];
-    for (int i = 0; i < o->n; i++) {
-        disk[i] = s->v->a->gdisk[o->in_sync[i].disk]->id;
-        incarnation[i] = (int64_t)o->in_sync[i].incarnation;
-    }
+    struct member_disk m[OWNER_MEMBERS_MAX];
+    for (int i = 0; i < o->n; i++)
+        m[i] = (struct member_disk){s->v->a->gdisk[o->in_sync[i].disk], o->in_sync[i].incarnation};
     shard_id(s->v, s->index, id, sizeof id);
-    require_mine(t, s);
+    require_mine(t, s, batch);
     cdb_txn_require_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation);
     cdb_txn_set_int(t, CDB_T_SHARD, id, CDB_SHARD_generation, (int64_t)o->generation + 1);
-    set_in_sync(t, id, o->n, disk, incarnation);
-    copies_critical(t, s->v->replicas, o->n, disk);
+    set_in_sync(t, s->v, id, o->n, m, batch);
 }
 
 static void change_ended(struct ref *r, int status)
@@ -254,7 +273,7 @@ static void batch_done(void *arg, int status, const struct err *e)
             one->n = 1;
             TAILQ_INIT(&one->refs);
             TAILQ_INSERT_TAIL(&one->refs, r, entry);
-            put_change(t, r);
+            put_change(t, r, 0);
             cdb_txn_commit(b->a->link, t, "change replicas", batch_done, one);
         } else {
             change_ended(r, status);
@@ -271,10 +290,11 @@ static void batch_commit(struct later *l)
     if (a->batch == b)
         a->batch = NULL;
     struct cdb_txn *t = cdb_txn_new();
+    uint64_t number = ++a->batches;
     for (r = TAILQ_FIRST(&b->refs); r; r = next) {
         next = TAILQ_NEXT(r, entry);
         if (ref_current(r) && a->link) {
-            put_change(t, r);
+            put_change(t, r, number);
             continue;
         }
         TAILQ_REMOVE(&b->refs, r, entry);
@@ -354,6 +374,7 @@ struct shard *shard_get(struct volume *v, uint32_t index)
     struct owner_conf conf = {.env = {env_send, env_create, env_txn, s}, .epoch = v->used_epoch,
                               .shard_bytes = v->shard_bytes, .replicas = v->replicas, .layered = *v->parent};
     s->epoch = v->used_epoch;
+    s->may_join = false;
     s->core = owner_new(&conf, now_ms());
     owner_lease(s->core, a->lease, now_ms());
     const struct cdb_view *view = view_of(a);

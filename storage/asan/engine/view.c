@@ -205,7 +205,7 @@ static void update_volume(struct asan *a, const struct cdb_view *view, struct vo
     if (!v->seen) {
         if (!v->gone)
             volume_vanished(v);
-        if (volume_idle(v) && !v->users && !v->claims && !v->txn_busy && !v->drop_busy)
+        if (volume_idle(v) && !v->users && !v->claims && !v->txn_busy && !v->drop_busy && !v->drops)
             volume_free(v);
         else
             mark(v, 0); /* with the next view */

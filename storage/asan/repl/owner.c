@@ -307,12 +307,14 @@ void owner_allow_join(struct owner *o, bool allowed, uint64_t now_ms)
     pump(o);
 }
 
-void owner_join_credit(struct owner *o, uint32_t chunks, uint64_t now_ms)
+uint32_t owner_join_credit(struct owner *o, uint32_t chunks, uint64_t now_ms)
 {
+    uint32_t left = o->join_paced ? o->join_credit : 0;
     o->now = now_ms;
     o->join_paced = true;
     o->join_credit = chunks;
     pump(o);
+    return left;
 }
 
 void owner_conn(struct owner *o, uint32_t disk, bool up, uint64_t now_ms)
@@ -472,8 +474,10 @@ void owner_info(const struct owner *o, struct owner_info *ret)
         ret->join_disk = o->m[o->join.m].disk;
         ret->join_total = o->conf.shard_bytes / STORE_CHUNK;
         ret->join_done = o->join.first;
-        if (o->join.state == J_COPY)
+        if (o->join.state == J_COPY) {
             ret->join_done += o->join.count - o->join.left;
+            ret->join_left = o->join.left;
+        }
         ret->join_copied = o->join.copied;
     }
 }

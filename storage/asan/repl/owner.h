@@ -146,8 +146,9 @@ void owner_tick(struct owner *o, uint64_t now_ms); /* every 100 ms or so */
 void owner_settle(struct owner *o, uint64_t now_ms);
 /* May a replica be brought up to date now? The caller bounds how many shards do so at once. Default no. */
 void owner_allow_join(struct owner *o, bool allowed, uint64_t now_ms);
-/* From the first call on a join copies only what it was given: `chunks` from now until the next call. */
-void owner_join_credit(struct owner *o, uint32_t chunks, uint64_t now_ms);
+/* From the first call on a join copies only what it was given: `chunks` from now until the next call; more only where a guest's
+ * write waits for it. Returns what was left of the last credit. */
+uint32_t owner_join_credit(struct owner *o, uint32_t chunks, uint64_t now_ms);
 
 /* A finished operation, NULL if none is left. Call after each event. */
 struct owner_op *owner_take_done(struct owner *o);
@@ -173,6 +174,7 @@ struct owner_info {
     bool wants_join, joining;     /* a usable replica is not in sync; one is being brought up to date */
     uint32_t join_disk;
     uint64_t join_done, join_total, join_copied; /* chunks */
+    uint32_t join_left;           /* of the batch that is being copied; 0 while comparing */
 };
 void owner_info(const struct owner *o, struct owner_info *ret);
 uint64_t owner_copied(const struct owner *o); /* chunks, by all joins of this core */

@@ -131,6 +131,7 @@ enum join_class join_classify(struct owner *o, const struct owner_op *op)
     if (!same)
         return JOIN_NONE;
     j->hint = first_different;
+    j->urgent = true;
     return JOIN_HOLD;
 }
 
@@ -165,6 +166,7 @@ static void begin_batch(struct owner *o, uint64_t first)
     j->have_src = j->have_dst = false;
     j->source = -1;
     j->hint = 0;
+    j->urgent = false;
     memset(j->same, 0, j->count);
 }
 
@@ -210,10 +212,11 @@ static void pick_chunk(struct owner *o, struct join_copy *c)
         uint32_t k = (j->hint + n) % j->count;
         if (j->same[k] || copying(j, j->first + k))
             continue;
-        if (o->join_paced && o->join_credit-- == 0) {
+        if (o->join_paced && !j->urgent && o->join_credit-- == 0) {
             o->join_credit = 0;
             return; /* with the next credit */
         }
+        j->urgent = false;
         j->hint = k + 1 < j->count ? k + 1 : 0;
         memset(c, 0, sizeof *c);
         c->state = C_LOCK;

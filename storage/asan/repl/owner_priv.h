@@ -72,6 +72,7 @@ struct join {
     bool have_src, have_dst;
     int8_t source;
     uint32_t hint;                    /* where in the batch to look for the next chunk to copy */
+    bool urgent;                      /* a guest's write waits for that one: it is copied without credit */
     uint32_t left;                    /* chunks of the batch that are not the same */
     uint64_t barrier;                 /* joiner must have answered every write up to this seq */
     uint64_t copied;

@@ -211,6 +211,8 @@ static void tick(void *a, uint64_t unused)
     (void)a, (void)unused;
     for (int i = 0; i < n_nodes; i++) {
         if (node[i].core) {
+            if (node[i].core_epoch % 2) /* every other owner copies by credit: none, one or two chunks until the next tick */
+                owner_join_credit(node[i].core, (uint32_t)(now_ms / 50 % 3), now_ms);
             owner_tick(node[i].core, now_ms);
             core_after(i);
         }
