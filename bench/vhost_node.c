@@ -1,7 +1,8 @@
-/* One storage engine on the in-memory database: a volume with one copy, served to a QEMU guest and over NBD. What
- * bench/vhost.py measures; also a small process to point a profiler at.
+/* Storage engines on the in-memory database: a volume with one copy, or with three of which two are reached over TLS on
+ * loopback, served to a QEMU guest and over NBD. What bench/vhost.py and bench/request.py measure; also a small process to
+ * point a profiler at: nothing but storage is in it.
  *
- * cohort-bench-node --dir DIR --size BYTES --vhost SOCKET [--nbd SOCKET]
+ * cohort-bench-node --dir DIR --size BYTES [--copies 1|3] [--vhost SOCKET] [--nbd SOCKET]
  * DIR is emptied by the caller. Prints "ready VOLUME" (its name for NBD) and ends in good order on SIGTERM. */
 #include <fcntl.h>
 #include <getopt.h>
@@ -10,13 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "base/buf.h"
 #include "base/file.h"
 #include "cluster/pki.h"
 #include "storage/asan/engine/asan.h"
 
 static const char *dir;
 static uv_loop_t loop;
-static char node[ID_LEN + 1], disk[ID_LEN + 1], volume[ID_LEN + 1];
+static int n_nodes = 1; /* as many as copies; the first one owns the volume */
+static char node[3][ID_LEN + 1], disk[3][ID_LEN + 1], volume[ID_LEN + 1];
+static struct rpc_tls_files identity[3];
+static struct asan *engine[3];
 
 static _Noreturn void die(const char *what, const struct err *e)
 {
@@ -24,35 +29,41 @@ static _Noreturn void die(const char *what, const struct err *e)
     exit(1);
 }
 
-static char *in_dir(const char *name)
+static char *in_dir(const char *name, int i)
 {
     char *p = NULL;
-    if (asprintf(&p, "%s/%s", dir, name) < 0)
+    if (asprintf(&p, "%s/%s%d", dir, name, i) < 0)
         abort();
     return p;
 }
 
-static char *put_file(const char *name, char *pem)
+static char *put_file(const char *name, int i, char *pem)
 {
     struct err e;
-    char *p = in_dir(name);
+    char *p = in_dir(name, i);
     if (file_write(p, pem, strlen(pem), 0600, &e))
         die(name, &e);
     free(pem);
     return p;
 }
 
-static struct rpc_tls_files identity(void)
+static void make_identities(void)
 {
     char *ca, *ca_key, *key, *csr, *cert;
     const char *address = "127.0.0.1";
     struct err e;
-    if (pki_ca_new("bench", &ca, &ca_key, &e) || pki_key_new(&key, &e) || pki_csr_new(key, node, 1, &address, &csr, &e) ||
-        pki_issue(ca, ca_key, csr, node, 10, &cert, &e))
-        die("certificate", &e);
-    free(csr);
+    if (pki_ca_new("bench", &ca, &ca_key, &e))
+        die("certificate authority", &e);
+    for (int i = 0; i < n_nodes; i++) {
+        if (pki_key_new(&key, &e) || pki_csr_new(key, node[i], 1, &address, &csr, &e) ||
+            pki_issue(ca, ca_key, csr, node[i], 10, &cert, &e))
+            die("certificate", &e);
+        identity[i] = (struct rpc_tls_files){put_file("ca.pem", i, xstrdup(ca)), put_file("node.pem", i, cert),
+                                             put_file("node.key", i, key)};
+        free(csr);
+    }
+    free(ca);
     free(ca_key);
-    return (struct rpc_tls_files){put_file("ca.pem", ca), put_file("node.pem", cert), put_file("node.key", key)};
 }
 
 static void on_beat(uv_timer_t *t) { (void)t; }
@@ -65,37 +76,80 @@ static void on_commit(void *arg, int status, const struct err *e)
     *(bool *)arg = true;
 }
 
-static void make_rows(struct cdb *db, int64_t bytes)
+static void commit(struct cdb_link *link, struct cdb_txn *t)
 {
-    struct cdb_link *link = cdb_link_open(db, &loop, on_view, NULL);
-    struct cdb_txn *t = cdb_txn_new();
-    const char *address = "127.0.0.1";
     bool done = false;
-    uv_timer_t beat; /* a link alone does not keep the loop alive */
-    uv_timer_init(&loop, &beat);
-    uv_timer_start(&beat, on_beat, 10, 10);
-    cdb_txn_insert(t, CDB_T_NODE, node);
-    cdb_txn_set_str(t, CDB_T_NODE, node, CDB_NODE_name, "n1");
-    cdb_txn_set_strs(t, CDB_T_NODE, node, CDB_NODE_addresses, 1, &address);
-    cdb_txn_set_str(t, CDB_T_NODE, node, CDB_NODE_state, "up");
-    cdb_txn_insert(t, CDB_T_DISK, disk);
-    cdb_txn_set_str(t, CDB_T_DISK, disk, CDB_DISK_node, node);
-    cdb_txn_set_str(t, CDB_T_DISK, disk, CDB_DISK_name, "d0");
-    cdb_txn_set_str(t, CDB_T_DISK, disk, CDB_DISK_state, "up");
-    cdb_txn_set_int(t, CDB_T_DISK, disk, CDB_DISK_size_bytes, INT64_C(1) << 40);
-    cdb_txn_set_int(t, CDB_T_DISK, disk, CDB_DISK_incarnation, 1);
+    cdb_txn_commit(link, t, "bench", on_commit, &done);
+    while (!done)
+        uv_run(&loop, UV_RUN_ONCE);
+}
+
+static void put_node(struct cdb_txn *t, int i)
+{
+    const char *address = "127.0.0.1";
+    char name[8];
+    snprintf(name, sizeof name, "n%d", i + 1);
+    cdb_txn_insert(t, CDB_T_NODE, node[i]);
+    cdb_txn_set_str(t, CDB_T_NODE, node[i], CDB_NODE_name, name);
+    cdb_txn_set_strs(t, CDB_T_NODE, node[i], CDB_NODE_addresses, 1, &address);
+    cdb_txn_set_str(t, CDB_T_NODE, node[i], CDB_NODE_state, "up");
+    cdb_txn_insert(t, CDB_T_DISK, disk[i]);
+    cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_node, node[i]);
+    cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_name, "d0");
+    cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_state, "up");
+    cdb_txn_set_int(t, CDB_T_DISK, disk[i], CDB_DISK_size_bytes, INT64_C(1) << 40);
+    cdb_txn_set_int(t, CDB_T_DISK, disk[i], CDB_DISK_incarnation, 1);
+}
+
+static void put_volume(struct cdb_txn *t, int64_t bytes)
+{
     cdb_txn_insert(t, CDB_T_VOLUME, volume);
     cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_name, "bench");
     cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_size_bytes, bytes);
     cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_shard_bytes, INT64_C(1) << 30);
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_replicas, 1);
+    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_replicas, n_nodes);
     cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_epoch, 1);
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_owner, node);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_owner, node[0]);
     cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_purpose, "disk");
     cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_state, "ready");
-    cdb_txn_commit(link, t, "bench", on_commit, &done);
-    while (!done)
-        uv_run(&loop, UV_RUN_ONCE);
+}
+
+static void start_engines(struct cdb *db, const char *nbd)
+{
+    struct err e;
+    for (int i = 0; i < n_nodes; i++) {
+        char *fast = in_dir("fast", i), *capacity = in_dir("capacity", i);
+        if (mkdir(fast, 0700) || mkdir(capacity, 0700)) {
+            perror(dir);
+            exit(1);
+        }
+        struct asan_conf c = {.db = db, .node_id = node[i], .cluster_uuid = volume, .tls = identity[i], .listen_address = "127.0.0.1",
+                              .n_disks = 1, .journal_bytes = 1u << 30, .disks = {{disk[i], "d0", fast, capacity}},
+                              .nbd_socket = i ? NULL : nbd};
+        if (asan_start(&c, &engine[i], &e))
+            die("engine", &e);
+        asan_set_lease(engine[i], UINT64_MAX, 0);
+    }
+}
+
+/* Rows, engines, then the ports by which the engines find each other. */
+static void build(struct cdb *db, int64_t bytes, const char *nbd)
+{
+    struct cdb_link *link = cdb_link_open(db, &loop, on_view, NULL);
+    uv_timer_t beat; /* a link alone does not keep the loop alive */
+    uv_timer_init(&loop, &beat);
+    uv_timer_start(&beat, on_beat, 10, 10);
+    struct cdb_txn *t = cdb_txn_new();
+    for (int i = 0; i < n_nodes; i++)
+        put_node(t, i);
+    put_volume(t, bytes);
+    commit(link, t);
+    make_identities();
+    start_engines(db, nbd);
+    t = cdb_txn_new();
+    for (int i = 0; i < n_nodes; i++)
+        cdb_txn_set_int(t, CDB_T_NODE, node[i], CDB_NODE_storage_port, asan_port(engine[i]));
+    commit(link, t);
     cdb_link_close(link);
     uv_close((uv_handle_t *)&beat, NULL);
     uv_run(&loop, UV_RUN_NOWAIT);
@@ -103,7 +157,8 @@ static void make_rows(struct cdb *db, int64_t bytes)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"dir", 1, 0, 'd'}, {"size", 1, 0, 's'}, {"vhost", 1, 0, 'v'}, {"nbd", 1, 0, 'n'}, {0}};
+    static const struct option options[] = {{"dir", 1, 0, 'd'}, {"size", 1, 0, 's'}, {"copies", 1, 0, 'c'}, {"vhost", 1, 0, 'v'},
+                                            {"nbd", 1, 0, 'n'}, {0}};
     const char *vhost = NULL, *nbd = NULL;
     int64_t bytes = 0;
     sigset_t end;
@@ -112,13 +167,14 @@ int main(int argc, char **argv)
         switch (o) {
         case 'd': dir = optarg; break;
         case 's': bytes = strtoll(optarg, NULL, 0); break;
+        case 'c': n_nodes = atoi(optarg); break;
         case 'v': vhost = optarg; break;
         case 'n': nbd = optarg; break;
         default: return 2;
         }
     }
-    if (!dir || !vhost || bytes <= 0) {
-        fprintf(stderr, "usage: cohort-bench-node --dir DIR --size BYTES --vhost SOCKET [--nbd SOCKET]\n");
+    if (!dir || bytes <= 0 || (n_nodes != 1 && n_nodes != 3)) {
+        fprintf(stderr, "usage: cohort-bench-node --dir DIR --size BYTES [--copies 1|3] [--vhost SOCKET] [--nbd SOCKET]\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -127,29 +183,21 @@ int main(int argc, char **argv)
     sigaddset(&end, SIGINT);
     pthread_sigmask(SIG_BLOCK, &end, NULL);
     uv_loop_init(&loop);
-    id_new(node);
-    id_new(disk);
-    id_new(volume);
-    struct cdb *db = cdb_mem_open();
-    char *fast = in_dir("fast"), *capacity = in_dir("capacity");
-    if (mkdir(fast, 0700) || mkdir(capacity, 0700)) {
-        perror(dir);
-        return 1;
+    for (int i = 0; i < n_nodes; i++) {
+        id_new(node[i]);
+        id_new(disk[i]);
     }
-    make_rows(db, bytes);
-    struct asan_conf c = {.db = db, .node_id = node, .cluster_uuid = node, .tls = identity(), .listen_address = "127.0.0.1",
-                          .n_disks = 1, .journal_bytes = 1u << 30, .disks = {{disk, "d0", fast, capacity}}, .nbd_socket = nbd};
-    struct asan *a;
-    if (asan_start(&c, &a, &e))
-        die("engine", &e);
-    asan_set_lease(a, UINT64_MAX, 0);
-    if (asan_vhost_serve(a, volume, vhost, &e))
+    id_new(volume);
+    build(cdb_mem_open(), bytes, nbd);
+    if (vhost && asan_vhost_serve(engine[0], volume, vhost, &e))
         die("vhost", &e);
     printf("ready bench\n");
     fflush(stdout);
     int signo;
     sigwait(&end, &signo);
-    asan_vhost_unserve(a, vhost);
-    asan_stop(a);
+    if (vhost)
+        asan_vhost_unserve(engine[0], vhost);
+    for (int i = 0; i < n_nodes; i++)
+        asan_stop(engine[i]);
     return 0;
 }
