@@ -6,7 +6,9 @@
  * ones cover it: the extent then holds what the chunk was at some version, and what is newer stays in the journal.
  * Nothing leaves the index before the metadata are durable, and no journal space is reused before the superblock is.
  *
- * When: the journal is a quarter full or stuck, or something has been dirty for DESTAGE_IDLE_MS, or store_destage_now().
+ * When: the journal is a quarter full (down to an eighth) or stuck; nothing has been written for DESTAGE_IDLE_MS; what has
+ * been there for DESTAGE_AGE_MS; store_destage_now(). Otherwise records stay: what is written again is destaged once, and a
+ * round of many extents costs hardly more syncs than one of few.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -21,9 +23,10 @@ METRIC_COUNTER(m_rounds, "cohort_store_destage_rounds_total", "Destage rounds");
 METRIC_COUNTER(m_extents, "cohort_store_destage_extents_total", "Extents written by destage");
 METRIC_COUNTER(m_lost, "cohort_store_destage_lost_blocks_total", "4 KiB blocks whose contents were found damaged by destage");
 
-#define ROUND_EXTENTS 64u
+#define ROUND_EXTENTS 256u
 #define ROUND_ADOPTED 512u /* on top of those: extents that only get the place of a large write */
-#define DESTAGE_IDLE_MS 5000u
+#define DESTAGE_IDLE_MS 2000u
+#define DESTAGE_AGE_MS 15000u /* and at most twice that */
 #define TICK_MS 1000u
 #define FUTILE_MS 100u /* after nothing was ready, a filling journal does not make us look again sooner */
 
@@ -171,6 +174,7 @@ static struct destage_job *choose(struct store *s)
         return NULL;
     }
     take_progress(s, r);
+    r->batch = &s->destage.batch;
     r->journal = &s->journal.dev;
     r->extents = &s->extents;
     r->meta = s->meta;
@@ -255,7 +259,6 @@ static void undo_item(struct store *s, const struct merge_item *m)
 static void end_round(struct store *s)
 {
     s->destage.running = false;
-    s->destage.last_ms = clock_boot_ms();
     fence_kick(s);
     destage_kick(s);
     if (s->closing)
@@ -351,9 +354,16 @@ static bool wanted(struct store *s)
         return true;
     if (used > j->ring_bytes / 4 && now - s->destage.futile_ms > FUTILE_MS)
         s->destage.drain_to = j->ring_bytes / 8;
-    if (used > 0 && now - s->destage.last_ms > DESTAGE_IDLE_MS)
+    if (now - s->destage.busy_ms > DESTAGE_IDLE_MS)
         s->destage.drain_to = 0;
-    return used > s->destage.drain_to;
+    if (now - s->destage.mark_ms > DESTAGE_AGE_MS) {
+        s->destage.old_pos = s->destage.mark_pos;
+        s->destage.mark_pos = j->head_pos;
+        s->destage.mark_ms = now;
+    }
+    if (used <= s->destage.drain_to)
+        s->destage.drain_to = UINT64_MAX;
+    return s->destage.drain_to != UINT64_MAX || j->trim_pos < s->destage.old_pos;
 }
 
 void destage_kick(struct store *s)
@@ -362,8 +372,9 @@ void destage_kick(struct store *s)
         return;
     struct destage_job *job = choose(s);
     if (!job && !journal_trim_scan(&s->journal)) {
-        s->destage.drain_to = UINT64_MAX;
-        s->destage.last_ms = s->destage.futile_ms = clock_boot_ms(); /* nothing is ready: look again later */
+        s->destage.drain_to = UINT64_MAX; /* nothing is ready: look again later */
+        s->destage.old_pos = 0;
+        s->destage.futile_ms = clock_boot_ms();
         if (journal_idle(&s->journal))
             answer_waiting(s, E_OK, NULL);
         return;
@@ -378,6 +389,9 @@ void destage_kick(struct store *s)
 static void on_tick(uv_timer_t *t)
 {
     struct store *s = t->data;
+    if (s->destage.seen_seq != s->journal.next_seq)
+        s->destage.busy_ms = clock_boot_ms();
+    s->destage.seen_seq = s->journal.next_seq;
     places_look(&s->places);
     destage_kick(s);
 }
@@ -385,7 +399,8 @@ static void on_tick(uv_timer_t *t)
 void destage_init(struct store *s)
 {
     s->destage.wait_tail = &s->destage.wait_head;
-    s->destage.last_ms = clock_boot_ms();
+    s->destage.busy_ms = s->destage.mark_ms = clock_boot_ms();
+    s->destage.mark_pos = s->journal.head_pos;
     s->destage.drain_to = UINT64_MAX;
     uv_timer_init(s->loop, &s->destage.timer);
     s->destage.timer.data = s;

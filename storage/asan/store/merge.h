@@ -14,6 +14,8 @@ struct merge_rec { /* by arrival */
     uint32_t crc;
     bool zero;
     struct store_version version;
+    bool covered;           /* worker's: newer ones leave nothing of it */
+    size_t data_pos;        /* worker's: where its data are in memory */
 };
 
 struct merge_item { /* one extent */
@@ -33,7 +35,10 @@ struct merge_item { /* one extent */
 
 struct merge_shard { struct store_shard_id id; struct meta_progress progress; struct shard *shard; };
 
+struct dev_batch;
+
 struct merge_round {
+    struct dev_batch *batch;       /* to read and write with */
     const struct dev *journal, *extents;
     struct meta *meta;
     uint64_t number;               /* of this destage */

@@ -3,6 +3,7 @@
 #define COHORT_STORAGE_STORE_PRIV_H
 
 #include "storage/asan/store/alloc.h"
+#include "storage/asan/store/batch.h"
 #include "storage/asan/store/cache.h"
 #include "storage/asan/store/index.h"
 #include "storage/asan/store/journal.h"
@@ -29,8 +30,9 @@ struct store {
     void (*on_failure)(void *arg, const struct err *e);
     void *on_failure_arg;
 
-    struct store_op *later_head, **later_tail; /* completions for the next turn of the loop */
-    uv_idle_t idle;
+    struct store_op *later_head, **later_tail; /* completions that must not run inside the call that made them */
+    uv_check_t check;        /* runs them, at the end of the turn if it can */
+    uv_idle_t idle;          /* active while there are any: the loop does not sleep */
     struct rec_list parts;   /* durable parts of a write whose last part is not durable yet */
 
     struct {                 /* large writes (direct.c) */
@@ -45,9 +47,13 @@ struct store {
 
     struct {
         bool running;
-        uint64_t drain_to;   /* goes on while more of the journal is used; UINT64_MAX: rests */
-        uint64_t last_ms, futile_ms;
+        uint64_t drain_to;   /* goes on while more of the journal is used; UINT64_MAX: for no such reason */
+        uint64_t old_pos;    /* and while the journal holds what lies before */
+        uint64_t mark_pos, mark_ms; /* where the journal's head was then: the next old_pos */
+        uint64_t seen_seq, busy_ms; /* the journal grew by then, as the timer saw it */
+        uint64_t futile_ms;
         struct destage_job *job;
+        struct dev_batch batch;  /* the worker's */
         struct store_op *wait_head, **wait_tail; /* store_destage_now() */
         uv_timer_t timer;
     } destage;
@@ -59,7 +65,7 @@ struct store {
     void *closed_arg;
 };
 
-/* Completes `op` from the loop's next turn. */
+/* Completes `op` from the loop. */
 void op_later(struct store *s, struct store_op *op, int status, const struct err *e);
 /* A device write failed: fails what waits, tells the owner once. */
 void store_fail(struct store *s, int code, const struct err *e);

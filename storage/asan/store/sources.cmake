@@ -17,6 +17,7 @@ add_library(c_store STATIC
   ${CMAKE_CURRENT_LIST_DIR}/tier.c
   ${CMAKE_CURRENT_LIST_DIR}/map.c
   ${CMAKE_CURRENT_LIST_DIR}/fence.c
+  ${CMAKE_CURRENT_LIST_DIR}/batch.c
   ${CMAKE_CURRENT_LIST_DIR}/merge.c
   ${CMAKE_CURRENT_LIST_DIR}/direct.c
   ${CMAKE_CURRENT_LIST_DIR}/destage.c)

@@ -9,6 +9,8 @@ LOG_MODULE("store");
 
 /* ---- completions ---- */
 
+static void stay_awake(uv_idle_t *h) { (void)h; }
+
 void op_later(struct store *s, struct store_op *op, int status, const struct err *e)
 {
     struct err *copy = NULL;
@@ -20,16 +22,20 @@ void op_later(struct store *s, struct store_op *op, int status, const struct err
     op->priv[0] = NULL;
     op->priv[1] = (void *)(intptr_t)status;
     op->priv[2] = copy;
-    if (!s->later_head)
+    if (!s->later_head) {
         s->later_tail = &s->later_head;
+        uv_idle_start(&s->idle, stay_awake);
+    }
     *s->later_tail = op;
     s->later_tail = (struct store_op **)&op->priv[0];
 }
 
-static void on_idle(uv_idle_t *h)
+static void on_check(uv_check_t *h)
 {
     struct store *s = h->data;
     struct store_op *op = s->later_head;
+    if (!op)
+        return;
     s->later_head = NULL;
     while (op) {
         struct store_op *next = op->priv[0];
@@ -40,7 +46,7 @@ static void on_idle(uv_idle_t *h)
     }
     if (s->later_head)
         return;
-    uv_idle_stop(h);
+    uv_idle_stop(&s->idle);
     if (s->closing)
         store_close_check(s);
 }
@@ -172,6 +178,7 @@ static int load(struct store *s, struct err *e)
 static void release(struct store *s)
 {
     index_free(&s->index);
+    dev_batch_close(&s->destage.batch);
     cache_close(s->cache);
     journal_close(&s->journal);
     places_close(&s->places);
@@ -190,8 +197,6 @@ static void before_submit(void *arg)
     journal_kick(&s->journal);
     if (s->journal.stuck && !was_stuck)
         destage_kick(s);
-    if (s->later_head && !uv_is_active((uv_handle_t *)&s->idle))
-        uv_idle_start(&s->idle, on_idle);
 }
 
 /* A cache that cannot be made is no reason to do without the disk. */
@@ -222,6 +227,8 @@ int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **re
     if (rc == E_OK)
         rc = load(s, e);
     if (rc == E_OK)
+        rc = dev_batch_open(&s->destage.batch, e);
+    if (rc == E_OK)
         rc = uring_open(&s->uring, loop, before_submit, s, e);
     if (rc < 0) {
         release(s);
@@ -233,7 +240,9 @@ int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **re
     s->journal.on_failed = write_failed;
     s->journal.arg = s;
     uv_idle_init(loop, &s->idle);
-    s->idle.data = s;
+    uv_check_init(loop, &s->check);
+    s->idle.data = s->check.data = s;
+    uv_check_start(&s->check, on_check);
     destage_init(s);
     *ret_store = s;
     return E_OK;
@@ -285,9 +294,10 @@ void store_close_check(struct store *s)
         if (mark_journal(s, &e) < 0 || journal_sb_write(&s->journal.dev, &sb, &e) < 0)
             store_fail(s, e.code, &e);
     }
-    s->closing_parts = 3;
+    s->closing_parts = 4;
     uring_close(&s->uring, on_uring_closed, s);
     uv_close((uv_handle_t *)&s->idle, on_handle_closed);
+    uv_close((uv_handle_t *)&s->check, on_handle_closed);
     uv_close((uv_handle_t *)&s->destage.timer, on_handle_closed);
 }
 

@@ -35,6 +35,15 @@ static void fill(struct uring *u)
     }
 }
 
+static void stay_awake(uv_idle_t *h) { (void)h; }
+
+void uring_wake(struct uring *u)
+{
+    if (!u->awake)
+        uv_idle_start(&u->idle, stay_awake);
+    u->awake = true;
+}
+
 static void on_prepare(uv_prepare_t *h)
 {
     struct uring *u = h->data;
@@ -45,6 +54,8 @@ static void on_prepare(uv_prepare_t *h)
         if (rc < 0 && rc != -EINTR) /* EAGAIN, EBUSY: the kernel is short of something; the next turn tries again */
             break;
     }
+    u->awake = false;
+    uv_idle_stop(&u->idle);
 }
 
 static void on_readable(uv_poll_t *h, int status, int events)
@@ -86,12 +97,15 @@ int uring_open(struct uring *u, uv_loop_t *loop, void (*before_submit)(void *arg
     uv_prepare_init(loop, &u->prepare);
     u->prepare.data = u;
     uv_prepare_start(&u->prepare, on_prepare);
+    uv_idle_init(loop, &u->idle);
+    u->idle.data = u;
     return E_OK;
 }
 
 void uring_submit(struct uring *u, struct uring_op *op)
 {
     assert(op->kind == URING_NOP || op->kind == URING_SYNC || op->iovcnt > 0);
+    uring_wake(u);
     struct io_uring_sqe *sqe = NULL;
     if (u->in_ring < DEPTH && STAILQ_EMPTY(&u->waiting))
         sqe = io_uring_get_sqe(&u->ring);
@@ -124,7 +138,8 @@ void uring_close(struct uring *u, void (*closed)(void *arg), void *arg)
     assert(u->in_ring == 0 && STAILQ_EMPTY(&u->waiting));
     u->closed = closed;
     u->closed_arg = arg;
-    u->closing_handles = 2;
+    u->closing_handles = 3;
     uv_close((uv_handle_t *)&u->poll, on_closed);
     uv_close((uv_handle_t *)&u->prepare, on_closed);
+    uv_close((uv_handle_t *)&u->idle, on_closed);
 }

@@ -30,6 +30,8 @@ struct uring {
     struct io_uring ring;
     uv_poll_t poll;        /* the ring's own descriptor: readable while completions wait */
     uv_prepare_t prepare;
+    uv_idle_t idle;        /* active while something waits for `prepare`: whoever submits after it does not wait for an event */
+    bool awake;
     STAILQ_HEAD(, uring_op) waiting; /* did not fit into the ring yet */
     unsigned in_ring;      /* queued or in flight */
     TAILQ_HEAD(, uring_op) flight;   /* those, oldest first */
@@ -44,6 +46,7 @@ struct uring {
 /* E_UNAVAIL with a hint if the kernel (or a sandbox) offers no io_uring. */
 MUST_CHECK int uring_open(struct uring *u, uv_loop_t *loop, void (*before_submit)(void *arg), void *arg, struct err *e);
 void uring_submit(struct uring *u, struct uring_op *op);
+void uring_wake(struct uring *u); /* `before_submit` has something to do */
 /* Requests that ended since the last call, their latencies together, and the age of the oldest that has not ended. */
 void uring_stats(struct uring *u, uint64_t *ret_n, uint64_t *ret_sum_us, uint64_t *ret_oldest_ms);
 /* Nothing may be in flight. `closed` when the memory may go. */

@@ -91,6 +91,7 @@ static void append(struct store *s, const struct append *a)
         at += n;
     }
     direct_append(s, a->sh, &recs, a->data, a->data ? a->data->data + a->data_off : NULL, a->offset);
+    uring_wake(&s->uring);
 }
 
 /* The shard an operation names, if it may be used now. */
