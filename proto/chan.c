@@ -1,6 +1,7 @@
 /* A TLS channel of frames on a libuv TCP socket. OpenSSL works on a pipe (pipe.h); the socket never sees it.
  * Happy path in: on_read -> pipe -> SSL_read into head, pb, then straight into the frame's iobuf -> on->frame.
- * Happy path out: chan_send -> SSL_write -> pipe; the env's prepare hook sends what has gathered in one write. */
+ * Happy path out: chan_send gathers small frames; the env's prepare hook makes a TLS record of them (SSL_write -> pipe) and
+ * sends what is in the pipe in one write. */
 #include "proto/chan.h"
 #include <arpa/inet.h>
 #include <assert.h>
@@ -19,7 +20,6 @@ LOG_MODULE("rpc");
 #define TCP_GONE_MS 4000
 
 #define SEND_AT (256u << 10)  /* what has gathered goes out before the loop's turn is over */
-#define ONE_RECORD 16384u     /* a frame up to this size is encrypted as one TLS record */
 
 struct sending {
     uv_write_t req;
@@ -90,6 +90,7 @@ static void want_flush(struct chan *c)
     if (!c->flushing && !c->failed) {
         c->flushing = true;
         TAILQ_INSERT_TAIL(&c->env->flush, c, flush_entry);
+        env_wake(c->env);
     }
 }
 
@@ -103,12 +104,37 @@ static void on_sent(uv_write_t *req, int status)
     free(s);
 }
 
+static void ssl_put(struct chan *c, const void *data, size_t len)
+{
+    const uint8_t *p = data;
+    while (len && !c->failed) {
+        int n = SSL_write(c->ssl, p, len > (1u << 30) ? 1 << 30 : (int)len);
+        if (n <= 0) {
+            struct err e;
+            tls_err(&e, E_PROTO, "TLS write");
+            chan_fail(c, "%.140s", e.msg);
+            return;
+        }
+        p += n;
+        len -= (size_t)n;
+    }
+}
+
+/* What has gathered becomes one TLS record. */
+static void seal(struct chan *c)
+{
+    size_t len = c->plain_len;
+    c->plain_len = 0;
+    ssl_put(c, c->plain, len);
+}
+
 void chan_flush(struct chan *c)
 {
     if (c->flushing) {
         TAILQ_REMOVE(&c->env->flush, c, flush_entry);
         c->flushing = false;
     }
+    seal(c);
     size_t len = c->pipe.out_len, sent = 0, queued = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
     if (c->failed || !len)
         return;
@@ -143,22 +169,6 @@ void chan_flush(struct chan *c)
     }
 }
 
-static void ssl_put(struct chan *c, const void *data, size_t len)
-{
-    const uint8_t *p = data;
-    while (len && !c->failed) {
-        int n = SSL_write(c->ssl, p, len > (1u << 30) ? 1 << 30 : (int)len);
-        if (n <= 0) {
-            struct err e;
-            tls_err(&e, E_PROTO, "TLS write");
-            chan_fail(c, "%.140s", e.msg);
-            return;
-        }
-        p += n;
-        len -= (size_t)n;
-    }
-}
-
 void chan_send(struct chan *c, struct frame f, const ProtobufCMessage *msg, struct iobuf *data, size_t data_off)
 {
     if (c->failed || !c->ready)
@@ -166,19 +176,23 @@ void chan_send(struct chan *c, struct frame f, const ProtobufCMessage *msg, stru
     size_t pb_len = msg ? protobuf_c_message_get_packed_size(msg) : 0;
     assert(pb_len <= RPC_PB_MAX && f.data_len <= RPC_DATA_MAX);
     f.pb_len = (uint32_t)pb_len;
-    static _Thread_local uint8_t small[ONE_RECORD];
-    size_t head_len = FRAME_SIZE + pb_len;
-    uint8_t *head = head_len > sizeof small ? xmalloc(head_len) : small;
+    size_t head_len = FRAME_SIZE + pb_len, whole = head_len + f.data_len;
+    if (c->plain_len + whole > CHAN_RECORD)
+        seal(c);
+    uint8_t *head = head_len > CHAN_RECORD ? xmalloc(head_len) : c->plain + c->plain_len;
     frame_encode(&f, head);
     if (msg)
         protobuf_c_message_pack(msg, head + FRAME_SIZE);
-    bool together = f.data_len && head_len + f.data_len <= sizeof small;
-    if (together)
-        memcpy(head + head_len, data->data + data_off, f.data_len);
-    ssl_put(c, head, head_len + (together ? f.data_len : 0));
-    if (f.data_len && !together)
-        ssl_put(c, data->data + data_off, f.data_len);
-    if (head != small)
+    if (whole <= CHAN_RECORD) {
+        if (f.data_len)
+            memcpy(head + head_len, data->data + data_off, f.data_len);
+        c->plain_len += whole;
+    } else { /* nothing has gathered */
+        ssl_put(c, head, head_len);
+        if (f.data_len)
+            ssl_put(c, data->data + data_off, f.data_len);
+    }
+    if (head_len > CHAN_RECORD)
         free(head);
     if (c->pipe.out_len >= SEND_AT)
         chan_flush(c);

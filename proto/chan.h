@@ -13,6 +13,7 @@
 
 #define CHAN_QUEUE_MAX (64u << 20)  /* unsent bytes beyond which the peer counts as failed */
 #define CHAN_HANDSHAKE_MS 3000
+#define CHAN_RECORD 16384u          /* a TLS record holds so much */
 
 struct chan;
 
@@ -36,6 +37,8 @@ struct chan {
     uv_connect_t connecting;
     SSL *ssl;
     struct pipe pipe; /* ciphertext from and to the socket */
+    size_t plain_len; /* frames that have gathered in `plain` and become one TLS record */
+    uint8_t plain[CHAN_RECORD];
     bool ready, failed, flushing, paused, pumping;
     int handles;      /* uv handles not closed yet */
     uint64_t heard_ms; /* uv_now() of the last bytes received */
@@ -59,8 +62,8 @@ struct chan *chan_new(struct rpc_env *env, const struct chan_handler *on, void *
 void chan_unref(struct chan *c);
 MUST_CHECK int chan_accept(struct chan *c, uv_stream_t *listener);
 MUST_CHECK int chan_connect(struct chan *c, const struct sockaddr *addr);
-/* Queues a frame (f.pb_len is set here) with `msg` (NULL: empty) and f.data_len bytes of `data`; all is encrypted before
- * this returns, sent before the loop polls next. */
+/* Queues a frame (f.pb_len is set here) with `msg` (NULL: empty) and f.data_len bytes of `data`; all is copied or encrypted
+ * before this returns, sent before the loop polls next. */
 void chan_send(struct chan *c, struct frame f, const ProtobufCMessage *msg, struct iobuf *data, size_t data_off);
 void chan_fail(struct chan *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void chan_pause(struct chan *c, bool paused); /* stop or resume reading */

@@ -25,8 +25,10 @@ struct rpc_env {
     char self[ID_LEN + 1];
     bool closing;
     int refs; /* the opener's, plus one per server, peer and channel: freed at 0 */
-    uv_prepare_t prepare; /* runs what is deferred, sends what is queued, before the loop polls */
-    uv_idle_t idle;
+    /* Active while something is deferred or queued: runs and sends it before the loop polls. Started when needed, `prepare`
+     * comes before those that are always there: what goes to peers leaves before what goes to local disks. */
+    uv_prepare_t prepare;
+    uv_idle_t idle;       /* keeps the loop from sleeping on what was queued after `prepare` ran */
     struct service service[ENV_KINDS];
     LIST_HEAD(, chan) chans;
     LIST_HEAD(, rpc_server) servers;
@@ -37,6 +39,7 @@ struct rpc_env {
 
 void env_unref(struct rpc_env *env);
 void env_defer(struct rpc_env *env, struct deferred *d);
+void env_wake(struct rpc_env *env); /* something is in one of the lists */
 void server_close(struct rpc_server *s);
 
 #endif

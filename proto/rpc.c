@@ -41,17 +41,26 @@ void env_unref(struct rpc_env *env)
     free(env);
 }
 
-/* Its being active keeps the loop from sleeping while something is deferred. */
+/* Its being active keeps the loop from sleeping. */
 static void stay_awake(uv_idle_t *i)
 {
     (void)i;
 }
 
+static void before_poll(uv_prepare_t *p);
+
+void env_wake(struct rpc_env *env)
+{
+    if (env->closing)
+        return;
+    uv_idle_start(&env->idle, stay_awake);
+    uv_prepare_start(&env->prepare, before_poll);
+}
+
 void env_defer(struct rpc_env *env, struct deferred *d)
 {
     TAILQ_INSERT_TAIL(&env->deferred, d, entry);
-    if (!env->closing)
-        uv_idle_start(&env->idle, stay_awake);
+    env_wake(env);
 }
 
 static void before_poll(uv_prepare_t *p)
@@ -66,10 +75,12 @@ static void before_poll(uv_prepare_t *p)
         TAILQ_REMOVE(&now, d, entry);
         d->run(d);
     }
-    if (TAILQ_EMPTY(&env->deferred))
-        uv_idle_stop(&env->idle);
     while ((c = TAILQ_FIRST(&env->flush)))
         chan_flush(c);
+    if (TAILQ_EMPTY(&env->deferred) && !env->closing) {
+        uv_idle_stop(&env->idle);
+        uv_prepare_stop(&env->prepare);
+    }
 }
 
 int rpc_env_open(uv_loop_t *loop, const struct rpc_tls_files *files, struct rpc_env **ret_env, struct err *e)
@@ -86,7 +97,6 @@ int rpc_env_open(uv_loop_t *loop, const struct rpc_tls_files *files, struct rpc_
     }
     uv_prepare_init(loop, &env->prepare);
     env->prepare.data = env;
-    uv_prepare_start(&env->prepare, before_poll);
     uv_unref((uv_handle_t *)&env->prepare);
     uv_idle_init(loop, &env->idle);
     env->idle.data = env;

@@ -14,25 +14,33 @@ uint64_t now_ms(void)
 
 /* ---- later ---- */
 
-static void run_laters(uv_idle_t *idle)
+#define LATER_ROUNDS 8 /* of callbacks that add callbacks, in one turn: they must not keep the loop from its descriptors */
+
+/* After the loop has polled, so that what arrived is through before it polls again: a turn costs system calls. */
+static void run_laters(uv_check_t *check)
 {
-    struct asan *a = idle->data;
+    struct asan *a = check->data;
     struct later *l;
-    TAILQ_HEAD(, later) now = TAILQ_HEAD_INITIALIZER(now);
-    TAILQ_CONCAT(&now, &a->laters, entry); /* what these add runs in the next turn */
-    while ((l = TAILQ_FIRST(&now))) {
-        TAILQ_REMOVE(&now, l, entry);
-        l->run(l);
+    for (int round = 0; round < LATER_ROUNDS && !TAILQ_EMPTY(&a->laters); round++) {
+        TAILQ_HEAD(, later) now = TAILQ_HEAD_INITIALIZER(now);
+        TAILQ_CONCAT(&now, &a->laters, entry);
+        while ((l = TAILQ_FIRST(&now))) {
+            TAILQ_REMOVE(&now, l, entry);
+            l->run(l);
+        }
     }
     if (TAILQ_EMPTY(&a->laters))
-        uv_idle_stop(idle);
+        uv_idle_stop(&a->idle);
 }
+
+/* Its being active keeps the loop from sleeping while there are laters. */
+static void stay_awake(uv_idle_t *idle) { (void)idle; }
 
 void later(struct asan *a, struct later *l, void (*run)(struct later *l))
 {
     l->run = run;
     if (TAILQ_EMPTY(&a->laters))
-        uv_idle_start(&a->idle, run_laters);
+        uv_idle_start(&a->idle, stay_awake);
     TAILQ_INSERT_TAIL(&a->laters, l, entry);
 }
 
@@ -345,7 +353,10 @@ static void *thread(void *arg)
     uv_timer_init(&a->loop, &a->throttle);
     a->throttle.data = a;
     uv_idle_init(&a->loop, &a->idle);
-    a->idle.data = a;
+    uv_check_init(&a->loop, &a->check);
+    a->check.data = a;
+    uv_check_start(&a->check, run_laters);
+    uv_unref((uv_handle_t *)&a->check);
     mailbox_open(&a->mailbox, &a->loop);
     mailbox_keep_alive(&a->mailbox, true);
     int rc = open_all(a, a->start_conf, &a->start_err);
@@ -360,6 +371,7 @@ static void *thread(void *arg)
     pthread_mutex_unlock(&a->lock);
     uv_run(&a->loop, UV_RUN_DEFAULT);
     uv_close((uv_handle_t *)&a->idle, NULL);
+    uv_close((uv_handle_t *)&a->check, NULL);
     HTAB_FOR_EACH_SAFE (n, next, &a->volumes) {
         struct volume *v = container_of(n, struct volume, node);
         volume_free(v);

@@ -43,7 +43,7 @@
 #define TAIL_PAGE 4096u
 #define VERSIONS_MAX 4096u
 
-struct later { /* runs on a later turn of the loop; ends recursion between callbacks */
+struct later { /* runs from the loop, at the end of this turn if it can; ends recursion between callbacks */
     void (*run)(struct later *l);
     TAILQ_ENTRY(later) entry;
 };
@@ -281,7 +281,8 @@ struct asan {
     /* I/O thread */
     uv_loop_t loop;
     uv_timer_t tick;
-    uv_idle_t idle;              /* runs while `laters` is not empty */
+    uv_check_t check;            /* runs `laters` */
+    uv_idle_t idle;              /* active while `laters` is not empty */
     TAILQ_HEAD(, later) laters;
     TAILQ_HEAD(, volume) throttled;
     uv_timer_t throttle;         /* the earliest of them may go on */

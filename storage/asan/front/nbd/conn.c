@@ -166,8 +166,9 @@ struct sent *s = xmalloc(sizeof *s + len);
 void nbd_conn_flush_tls(struct nbd_conn *c)
 {
     size_t len;
+    nbd_push_answers(c); /* they were encrypted before */
     char *out = nbd_tls_output(c, &len);
-    if (out)
+    if (out && c->sm.state != NBD_CLOSED)
         send_raw(c, out, len);
     free(out);
 }
@@ -198,6 +199,7 @@ static struct nbd_conn *conn_new(struct nbd_server *srv)
     sm_init(&c->sm, states, NBD_CLOSED + 1, NBD_FLAGS, "nbd connection");
     SLIST_INIT(&c->pool[0]);
     SLIST_INIT(&c->pool[1]);
+    STAILQ_INIT(&c->out);
     LIST_INSERT_HEAD(&srv->conn, c, entry);
     srv->conns++;
     uv_timer_init(srv->loop, &c->timer);
@@ -267,6 +269,7 @@ void nbd_conn_close(struct nbd_conn *c)
         iobuf_unref(r->data);
         free(r);
     }
+    nbd_drop_answers(c);
     if (c->lookup)
         c->lookup->c = NULL; /* who answers it, releases */
     c->lookup = NULL;

@@ -18,7 +18,7 @@
 #include "storage/asan/front/nbd.h"
 #include "storage/asan/front/sock.h"
 
-#define NBD_RBUF_BYTES 16384u
+#define NBD_RBUF_BYTES (64u << 10)
 #define NBD_HANDSHAKE_MS 30000u
 
 enum nbd_state { NBD_FLAGS, NBD_OPTIONS, NBD_LOOKUP, NBD_TRANSMISSION, NBD_ENDING, NBD_CLOSED };
@@ -37,7 +37,12 @@ struct nbd_req { /* a request in flight, from its header to its written reply */
     uint32_t contexts;   /* block status: contexts still to be answered, a bit each */
     uint32_t status_bytes; /* of the chunk behind the head */
     uint8_t head[32];    /* of the reply */
-    SLIST_ENTRY(nbd_req) entry; /* pool */
+    uv_buf_t buf[2];     /* the reply, what of it is not sent yet */
+    unsigned bufs;
+    union {
+        SLIST_ENTRY(nbd_req) entry; /* pool */
+        STAILQ_ENTRY(nbd_req) out;  /* answered, not sent */
+    };
 };
 
 SLIST_HEAD(nbd_pool, nbd_req);
@@ -63,6 +68,9 @@ struct nbd_conn {
     struct nbd_lookup *lookup;
     unsigned reqs;    /* in flight */
     uint64_t held;
+    STAILQ_HEAD(, nbd_req) out; /* answers that go out together before the loop polls */
+    bool in_flush;
+    TAILQ_ENTRY(nbd_conn) flush; /* srv->flush */
     struct nbd_req *filling; /* a write whose payload is arriving */
     uint32_t filled;
     uint64_t skip;    /* bytes of input to throw away */
@@ -103,6 +111,11 @@ struct nbd_server {
     struct sock_file unix_file;
     struct ssl_ctx_st *tls; /* NULL = none */
     unsigned conns, conns_max, lookups, handles;
+    /* Active while a connection has answers to send. Started when needed, `prepare` comes before the volume's, which submits
+     * I/O: requests that were held back may begin in it. */
+    uv_prepare_t prepare;
+    uv_idle_t idle; /* keeps the loop from blocking before that */
+    TAILQ_HEAD(, nbd_conn) flush;
     LIST_HEAD(, nbd_conn) conn;
     bool closing;
     void (*closed)(void *arg);
@@ -114,6 +127,7 @@ struct nbd_server *nbd_server_new(uv_loop_t *loop, const struct nbd_exports *exp
 /* A new connection over `fd`, a stream socket that is ours from now on (also for tests). */
 void nbd_server_adopt(struct nbd_server *srv, int fd);
 void nbd_server_check_closed(struct nbd_server *srv);
+void nbd_server_flush(struct nbd_conn *c); /* calls nbd_send_answers() before the loop blocks */
 
 /* conn.c */
 MUST_CHECK int nbd_conn_accept(struct nbd_server *srv, uv_stream_t *listener, bool tcp);
@@ -167,5 +181,9 @@ bool nbd_take_request(struct nbd_conn *c);
 /* `n` bytes of the write being filled arrived in its buffer. */
 void nbd_filled(struct nbd_conn *c, size_t n);
 void nbd_free_pool(struct nbd_conn *c);
+/* Puts all that is answered on the socket, or closes the connection. */
+void nbd_push_answers(struct nbd_conn *c);
+void nbd_send_answers(struct nbd_conn *c); /* and goes on with its requests */
+void nbd_drop_answers(struct nbd_conn *c); /* the connection is closed */
 
 #endif

@@ -84,6 +84,43 @@ static int listen_tcp(struct nbd_server *srv, const char *addr, uint16_t port, s
     return rc ? err_sys(e, -rc, "NBD on %s port %u", addr, port) : E_OK;
 }
 
+/* ---- answers ---- */
+
+static void on_prepare(uv_prepare_t *h)
+{
+    struct nbd_server *srv = h->data;
+    struct nbd_conn *c;
+    uv_idle_stop(&srv->idle);
+    uv_prepare_stop(&srv->prepare);
+    while ((c = TAILQ_FIRST(&srv->flush))) {
+        TAILQ_REMOVE(&srv->flush, c, flush);
+        c->in_flush = false;
+        nbd_send_answers(c);
+    }
+}
+
+static void on_idle(uv_idle_t *h) { (void)h; }
+
+void nbd_server_flush(struct nbd_conn *c)
+{
+    struct nbd_server *srv = c->srv;
+    if (c->in_flush)
+        return;
+    c->in_flush = true;
+    TAILQ_INSERT_TAIL(&srv->flush, c, flush);
+    if (srv->closing)
+        return; /* every connection is closed, so there is nothing to send */
+    uv_idle_start(&srv->idle, on_idle);
+    uv_prepare_start(&srv->prepare, on_prepare);
+}
+
+static void on_handle_closed(uv_handle_t *h)
+{
+    struct nbd_server *srv = h->data;
+    srv->handles--;
+    nbd_server_check_closed(srv);
+}
+
 struct nbd_server *nbd_server_new(uv_loop_t *loop, const struct nbd_exports *exports)
 {
     struct nbd_server *srv = xcalloc(1, sizeof *srv);
@@ -91,6 +128,11 @@ struct nbd_server *nbd_server_new(uv_loop_t *loop, const struct nbd_exports *exp
     srv->exports = *exports;
     srv->conns_max = CONNS_DEFAULT;
     LIST_INIT(&srv->conn);
+    TAILQ_INIT(&srv->flush);
+    uv_prepare_init(loop, &srv->prepare);
+    uv_idle_init(loop, &srv->idle);
+    srv->prepare.data = srv->idle.data = srv;
+    srv->handles = 2;
     return srv;
 }
 
@@ -151,5 +193,7 @@ void nbd_server_close(struct nbd_server *srv, void (*done)(void *arg), void *arg
         uv_close((uv_handle_t *)&srv->tcp_listener->h, on_listener_closed);
     LIST_FOREACH (c, &srv->conn, entry)
         nbd_conn_close(c);
+    uv_close((uv_handle_t *)&srv->prepare, on_handle_closed);
+    uv_close((uv_handle_t *)&srv->idle, on_handle_closed);
     nbd_server_check_closed(srv);
 }

@@ -4,6 +4,7 @@
  * buffer size, so that steady traffic allocates nothing. */
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 #include "base/htab.h"
 #include "base/log.h"
 #include "storage/asan/front/nbd/conn.h"
@@ -13,6 +14,8 @@ LOG_MODULE("nbd");
 
 static const uint32_t pool_bytes[2] = {16u << 10, 512u << 10};
 static const unsigned pool_max[2] = {64, 16};
+
+#define SEND_BUFS 64u /* of answers that are sent together */
 
 /* The pool that serves `bytes` of data; -1 = none, too big to keep. */
 static int pool_of(uint32_t bytes)
@@ -92,23 +95,110 @@ static uint32_t wire_error(int status)
 
 static void on_io_done(struct front_io *io, int status);
 
+/* The answer is out: the request ends, or goes on with its next part. */
+static void answered(struct nbd_req *r)
+{
+    struct nbd_conn *c = r->c;
+    free(r->cipher);
+    r->cipher = NULL;
+    if (r->cmd == NBD_CMD_BLOCK_STATUS && r->contexts && c->sm.state != NBD_CLOSED)
+        nbd_meta_start(r, on_io_done);
+    else
+        req_put(r);
+}
+
 static void on_written(uv_write_t *w, int status)
 {
     struct nbd_req *r = container_of(w, struct nbd_req, write);
     struct nbd_conn *c = r->c;
-    free(r->cipher);
-    r->cipher = NULL;
-    if (r->cmd == NBD_CMD_BLOCK_STATUS && r->contexts && !status && c->sm.state != NBD_CLOSED) {
-        nbd_meta_start(r, on_io_done);
-        return;
-    }
-    req_put(r);
+    if (status)
+        r->contexts = 0;
+    answered(r);
     if (c->sm.state == NBD_CLOSED)
         nbd_conn_check_freed(c);
     else if (status)
         nbd_conn_close(c);
     else
         nbd_conn_process(c);
+}
+
+/* Takes those from `out` that were sent whole; cuts the next one's buffers to what was not. */
+static void take_sent(struct nbd_conn *c, size_t sent)
+{
+    struct nbd_req *r;
+    while ((r = STAILQ_FIRST(&c->out))) {
+        unsigned i = 0;
+        while (i < r->bufs && sent >= r->buf[i].len)
+            sent -= r->buf[i++].len;
+        if (i < r->bufs) {
+            memmove(r->buf, r->buf + i, (r->bufs - i) * sizeof r->buf[0]);
+            r->bufs -= i;
+            r->buf[0].base += sent;
+            r->buf[0].len -= sent;
+            return;
+        }
+        STAILQ_REMOVE_HEAD(&c->out, out);
+        answered(r);
+    }
+}
+
+/* What the socket does not take at once waits for it in order, request by request. */
+static void queue_rest(struct nbd_conn *c)
+{
+    struct nbd_req *r;
+    while ((r = STAILQ_FIRST(&c->out))) {
+        if (uv_write(&r->write, &c->h.stream, r->buf, r->bufs, on_written)) {
+            nbd_conn_close(c);
+            return;
+        }
+        STAILQ_REMOVE_HEAD(&c->out, out);
+    }
+}
+
+void nbd_push_answers(struct nbd_conn *c)
+{
+    while (!STAILQ_EMPTY(&c->out)) {
+        uv_buf_t b[SEND_BUFS];
+        unsigned n = 0;
+        size_t bytes = 0;
+        struct nbd_req *r;
+        STAILQ_FOREACH (r, &c->out, out) {
+            if (n + r->bufs > SEND_BUFS)
+                break;
+            for (unsigned i = 0; i < r->bufs; i++)
+                bytes += (b[n++] = r->buf[i]).len;
+        }
+        int sent = uv_try_write(&c->h.stream, b, n);
+        if (sent < 0 && sent != UV_EAGAIN) {
+            nbd_conn_close(c);
+            break;
+        }
+        if (sent > 0)
+            take_sent(c, (size_t)sent);
+        if (sent < 0 || (size_t)sent < bytes)
+            queue_rest(c);
+    }
+}
+
+void nbd_send_answers(struct nbd_conn *c)
+{
+    nbd_push_answers(c);
+    if (c->sm.state == NBD_CLOSED)
+        nbd_conn_check_freed(c);
+    else
+        nbd_conn_process(c);
+}
+
+void nbd_drop_answers(struct nbd_conn *c)
+{
+    struct nbd_req *r;
+    if (c->in_flush)
+        TAILQ_REMOVE(&c->srv->flush, c, flush);
+    c->in_flush = false;
+    while ((r = STAILQ_FIRST(&c->out))) {
+        STAILQ_REMOVE_HEAD(&c->out, out);
+        answered(r);
+    }
 }
 
 /* Header of the reply into r->head; returns its length. A structured one only where the protocol wants it. */
@@ -134,7 +224,7 @@ static unsigned reply_head(struct nbd_req *r, uint32_t error)
 static void answer(struct nbd_req *r, uint32_t error)
 {
     struct nbd_conn *c = r->c;
-    uv_buf_t b[2];
+    uv_buf_t *b = r->buf;
     unsigned n = 1;
     if (r->cmd == NBD_CMD_BLOCK_STATUS && !error) {
         const uint8_t *chunk = nbd_meta_chunk(r);
@@ -154,11 +244,12 @@ static void answer(struct nbd_req *r, uint32_t error)
         b[0] = uv_buf_init(r->cipher, (unsigned)len);
         n = 1;
     }
-    if (!ok || uv_write(&r->write, &c->h.stream, b, n, on_written)) {
-        free(r->cipher);
-        req_put(r);
+    r->bufs = n;
+    STAILQ_INSERT_TAIL(&c->out, r, out);
+    if (ok)
+        nbd_server_flush(c);
+    else
         nbd_conn_close(c);
-    }
 }
 
 static void on_io_done(struct front_io *io, int status)

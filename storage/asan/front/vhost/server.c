@@ -11,11 +11,11 @@
 
 LOG_MODULE("vhost");
 
-static void on_check(uv_check_t *h);
+static void on_prepare(uv_prepare_t *h);
 
 static void on_idle(uv_idle_t *h)
 {
-    /* Only there to keep the loop from blocking before on_check ran. */
+    /* Only there to keep the loop from blocking before on_prepare ran. */
 }
 
 void server_schedule(struct vhost_server *srv)
@@ -24,7 +24,7 @@ void server_schedule(struct vhost_server *srv)
         return;
     srv->flushing = true;
     uv_idle_start(&srv->idle, on_idle);
-    uv_check_start(&srv->check, on_check);
+    uv_prepare_start(&srv->prepare, on_prepare);
 }
 
 static void on_handle_closed(uv_handle_t *h)
@@ -59,14 +59,14 @@ static void reap(struct vhost_server *srv)
     }
 }
 
-static void on_check(uv_check_t *h)
+static void on_prepare(uv_prepare_t *h)
 {
     struct vhost_server *srv = h->data;
     struct vhost_queue *q;
     size_t n = 0;
     srv->flushing = false;
     uv_idle_stop(&srv->idle);
-    uv_check_stop(&srv->check);
+    uv_prepare_stop(&srv->prepare);
     TAILQ_FOREACH (q, &srv->flush, flush)
         n++;
     /* One round: a queue that has more to do puts itself at the end, for the next turn. */
@@ -78,7 +78,7 @@ static void on_check(uv_check_t *h)
     if (!TAILQ_EMPTY(&srv->dropped))
         reap(srv);
     if (srv->closing && TAILQ_EMPTY(&srv->dropped)) {
-        uv_close((uv_handle_t *)&srv->check, on_handle_closed);
+        uv_close((uv_handle_t *)&srv->prepare, on_handle_closed);
         uv_close((uv_handle_t *)&srv->idle, on_handle_closed);
     } else if (!TAILQ_EMPTY(&srv->flush)) {
         server_schedule(srv);
@@ -132,9 +132,9 @@ struct vhost_server *server_new(uv_loop_t *loop, struct vol *v, const struct vho
     srv->label = xstrdup(label);
     TAILQ_INIT(&srv->dropped);
     TAILQ_INIT(&srv->flush);
-    uv_check_init(loop, &srv->check);
+    uv_prepare_init(loop, &srv->prepare);
     uv_idle_init(loop, &srv->idle);
-    srv->check.data = srv->idle.data = srv;
+    srv->prepare.data = srv->idle.data = srv;
     srv->handles = 2;
     return srv;
 }

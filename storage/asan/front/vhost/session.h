@@ -79,8 +79,9 @@ struct vhost_server {
     struct vhost_session *session; /* NULL = nobody connected */
     TAILQ_HEAD(, vhost_session) dropped;
     TAILQ_HEAD(, vhost_queue) flush; /* queues with something to publish, to answer or to take */
-    uv_check_t check;
-    uv_idle_t idle; /* active while `flush` or `reap` has work: keeps the loop from blocking */
+    /* Active while `flush` or `reap` has work. Started when needed, `prepare` comes before the volume's, which submits I/O. */
+    uv_prepare_t prepare;
+    uv_idle_t idle; /* keeps the loop from blocking before that */
     bool flushing;
     int handles;
     struct vhost_stat stat;
@@ -89,7 +90,7 @@ struct vhost_server {
 };
 
 /* server.c */
-void server_schedule(struct vhost_server *srv); /* run server_flush in this turn of the loop or at once in the next */
+void server_schedule(struct vhost_server *srv); /* on_prepare() runs before the loop blocks */
 /* Makes a connected socket the server's session (owned from then on). Also the entry of tests. */
 void server_adopt(struct vhost_server *srv, int sock);
 /* A server without a listening socket: for tests. */
