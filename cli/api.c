@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include "base/buf.h"
 
 #define CONNECT_S 10L
@@ -295,6 +296,61 @@ int api_put_file(struct api *a, const struct upload_spec *spec, struct answer *r
         curl_easy_setopt(c, CURLOPT_XFERINFODATA, &u);
     }
     int rc = perform(a, &out, ret, f);
+    curl_slist_free_all(headers);
+    free(url);
+    return rc;
+}
+
+struct download {
+    struct api *api;
+    struct download_spec *spec;
+    struct buf refusal; /* the answer, if it is not the file */
+    bool unwritable;
+};
+
+static size_t on_body(char *data, size_t size, size_t n, void *arg)
+{
+    struct download *d = arg;
+    long status = 0;
+    curl_easy_getinfo(d->api->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (status != 200)
+        return on_answer(data, size, n, &d->refusal);
+    d->unwritable = fwrite(data, 1, size * n, d->spec->file) != size * n;
+    d->spec->received += (int64_t)(size * n);
+    if (d->spec->progress)
+        d->spec->progress(d->spec->arg, d->spec->received);
+    return d->unwritable ? 0 : size * n;
+}
+
+static size_t on_header(char *data, size_t size, size_t n, void *arg)
+{
+    static const char name[] = "X-Cohort-Task: ";
+    struct download *d = arg;
+    size_t len = size * n, skip = sizeof name - 1;
+    if (len > skip && strncasecmp(data, name, skip) == 0)
+        snprintf(d->spec->task, sizeof d->spec->task, "%.*s", (int)strcspn(data + skip, "\r\n"), data + skip);
+    return len;
+}
+
+int api_get_file(struct api *a, struct download_spec *spec, struct fail *f)
+{
+    struct download d = {a, spec};
+    struct answer answer;
+    char *url = xasprintf("%s%s", a->base, spec->path);
+    struct curl_slist *headers = a->bearer ? add_header(NULL, a->bearer) : NULL;
+    buf_init(&d.refusal);
+    prepare(a, "GET", url, headers, NULL);
+    curl_easy_setopt(a->curl, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(a->curl, CURLOPT_WRITEDATA, &d);
+    curl_easy_setopt(a->curl, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(a->curl, CURLOPT_HEADERDATA, &d);
+    curl_easy_setopt(a->curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(a->curl, CURLOPT_LOW_SPEED_TIME, STALL_S);
+    int rc = perform(a, &d.refusal, &answer, f);
+    if (rc == EXIT_DONE)
+        answer_free(&answer);
+    if (d.unwritable)
+        rc = fail_set(f, EXIT_REFUSED, "the file cannot be written: %s", strerror(errno));
     curl_slist_free_all(headers);
     free(url);
     return rc;

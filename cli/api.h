@@ -44,6 +44,17 @@ struct upload_spec {
 };
 int api_put_file(struct api *a, const struct upload_spec *u, struct answer *ret, struct fail *f);
 
+/* GET whose answer goes to a file. The connection breaks off when the daemon cannot go on: the task (header X-Cohort-Task) tells why. */
+struct download_spec {
+    const char *path;
+    FILE *file;
+    api_progress *progress; /* received; may be NULL */
+    void *arg;
+    int64_t received;
+    char task[40];          /* "" = none was named */
+};
+int api_get_file(struct api *a, struct download_spec *d, struct fail *f);
+
 /* Pure parts, for tests. */
 
 /* Exit status, code, message and hint of an error answer. */

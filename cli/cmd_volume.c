@@ -222,6 +222,18 @@ static int run_flatten(struct cli *c)
     return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s shares no data any more", c->pos[0]) : rc;
 }
 
+static const struct opt export_opts[] = {
+    {"from", "SNAPSHOT", 0, "only what is different from it: VOLUME@NAME, or NAME of this volume's"},
+    {"timeout", "TIME", 0, "give up waiting for the snapshot after this (default 5m; exit status 4)"},
+    {0},
+};
+static const struct opt import_opts[] = {
+    {"name", "VOLUME", 0, "default: the name in the file"},
+    {"replicas", "N", 0, "of a new volume: copies on different nodes, 1 to 3"},
+    {"encrypted", NULL, 0, "of a new volume: every copy holds ciphertext only"},
+    {"timeout", "TIME", 0, "give up waiting for the snapshot after this (default 5m; exit status 4)"},
+    {0},
+};
 static const struct opt changed_opts[] = {
     {"from", "SNAPSHOT", OPT_REQUIRED, "VOLUME@NAME, or NAME of this volume's"},
     {"to", "SNAPSHOT", 0, "another snapshot (default: what the volume holds now)"},
@@ -244,6 +256,15 @@ const struct cmd cmds_volume[] = {
     {"volume", "changed", "VOLUME", volume_changed, changed_opts, "where a volume may differ from a snapshot",
      .more = "In units of 64 KiB; what is not listed is the same in both. NBD tells it as context cohort:changed:SNAPSHOT.\n"
              "Example: cohort volume changed db1 --from monday --to tuesday", .path = "/volumes"},
+    {"volume", "export", "VOLUME[@SNAPSHOT] FILE", volume_export, export_opts, "write what a snapshot holds, or what changed since another, to a file",
+     .more = "Without @SNAPSHOT one is taken, and kept as the base of the next export. The file holds plain data, also of encrypted volumes.\n"
+             "Example: cohort volume export db1@monday db1-full.cohort\n"
+             "         cohort volume export db1@tuesday db1-tue.cohort --from monday", .path = "/volumes"},
+    {"volume", "import", "FILE", volume_import, import_opts, "make a volume of an exported file, or bring it forward by an incremental one",
+     .more = "A complete file makes a new volume. An incremental one needs the volume at the snapshot that the file continues, unchanged since;\n"
+             "any other is refused. Each import ends with a snapshot of the exported one's name. One that broke off leaves the volume\n"
+             "\"importing\": delete it, or revert it to that snapshot, and import again.\n"
+             "Example: cohort volume import db1-full.cohort --name db1-copy", .path = "/imports"},
     {"volume", "list", "", run_list, NULL, "volumes with health", .path = "/volumes", .fields = fields},
     {"volume", "show", "VOLUME", run_volume_show, NULL, "one volume with the place and state of every copy", .path = "/volumes"},
     {"volume", "resize", "VOLUME SIZE", run_resize, NULL, "grow a volume", .more = "Example: cohort volume resize db1 40G. Volumes do not shrink.", .path = "/volumes"},

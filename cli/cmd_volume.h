@@ -5,5 +5,7 @@
 #include "cli/show.h"
 
 int volume_changed(struct cli *c);
+int volume_export(struct cli *c);
+int volume_import(struct cli *c);
 
 #endif

@@ -74,7 +74,7 @@
     X(STR, content)              /* imported snapshot: id of the snapshot that it is a copy of, maybe of another cluster */ \
     X(INT, created_ms)           /* snapshot: wall clock, for people */                                            \
     X(BOOL, flatten)             /* it is to take over all that it shares with its parent and to stand alone */    \
-    X(STR, state)                /* [ready|deleting] */                                                            \
+    X(STR, state)                /* [ready|importing|deleting] importing: incomplete, kept from other uses */      \
     X(INT, iops) X(INT, bandwidth_bytes) /* limits per second, 0 = none */                                         \
     X(INT, burst_ms)             /* so much of the limits an idle volume saves up */                               \
     X(STR, key)                  /* its key wrapped by the cluster's, hex; "" = not encrypted */                   \

@@ -99,6 +99,8 @@ void task_progress(struct task *t, int64_t done, int64_t total)
     commit(t, x, "task progress");
 }
 
+const char *task_id(const struct task *t) { return t->id; }
+
 bool task_cancel_asked(const struct task *t)
 {
     const struct cdb_view *v = cdb_link_view(t->link);

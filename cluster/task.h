@@ -14,6 +14,7 @@ struct task;
 struct task *task_begin(struct cdb_link *l, const char *kind, const char *object, const char *node, const char *unit, int64_t total);
 void task_progress(struct task *t, int64_t done, int64_t total);
 bool task_cancel_asked(const struct task *t);
+const char *task_id(const struct task *t); /* its row's */
 /* `state` done|failed|canceled. `t` is gone for the caller; NULL is fine. */
 void task_end(struct task *t, const char *state, const char *message);
 /* The link is about to close: forgets the task (its row stays "running" until someone cleans up). */

@@ -24,6 +24,7 @@ LOG_MODULE("http")
 #define POOL_BYTES (256u << 10)        /* per connection; half of it is the read buffer: size of an upload's pieces */
 #define DROP_MAX (64u << 20)           /* of an unwanted body, read to deliver the answer; then cut off */
 #define REPLY_HEADERS 8
+#define STREAM_BLOCK (128u << 10)
 
 struct request {
     struct http_req pub;
@@ -32,6 +33,7 @@ struct request {
     char *method, *path;
     struct buf body;
     struct MHD_Response *response;
+    http_source *source;
     int status;
     bool suspended, queued, requested, in_handler, too_large;
     uint64_t dropped;
@@ -46,7 +48,7 @@ struct http {
     uv_poll_t poll;
     uv_timer_t timer;
     struct http_handler handler;
-    bool local, closing, resumed;
+    bool local, stopping, closing, resumed;
     int open_handles, fd;
     LIST_HEAD(, request) requests;
 };
@@ -73,11 +75,8 @@ static void run(struct http *h)
         uv_timer_stop(&h->timer);
 }
 
-static void set_response(struct request *r, int status, const char *content_type, char *body, size_t len)
+static void add_headers(struct request *r, const char *content_type)
 {
-    assert(!r->response);
-    r->status = status;
-    r->response = MHD_create_response_from_buffer(len, body ? body : (char *)"", body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
     assert(r->response);
     if (content_type)
         MHD_add_response_header(r->response, "Content-Type", content_type);
@@ -85,6 +84,14 @@ static void set_response(struct request *r, int status, const char *content_type
     MHD_add_response_header(r->response, "Cache-Control", "no-store");
     for (int i = 0; i < r->n_headers; i++)
         MHD_add_response_header(r->response, r->headers[i].name, r->headers[i].value);
+}
+
+static void set_response(struct request *r, int status, const char *content_type, char *body, size_t len)
+{
+    assert(!r->response);
+    r->status = status;
+    r->response = MHD_create_response_from_buffer(len, body ? body : (char *)"", body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+    add_headers(r, content_type);
 }
 
 static void wake(struct request *r)
@@ -101,6 +108,32 @@ void http_reply(struct http_req *pub, int status, const char *content_type, char
 {
     struct request *r = of(pub);
     set_response(r, status, content_type, body, len);
+    wake(r);
+}
+
+static ssize_t draw(void *arg, uint64_t pos, char *to, size_t max)
+{
+    struct request *r = arg;
+    ssize_t n = r->http->stopping ? HTTP_SOURCE_BROKEN : r->source(&r->pub, to, max);
+    if (n == HTTP_SOURCE_END)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    if (n == HTTP_SOURCE_BROKEN)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (n == 0) { /* or the library would ask again at once */
+        r->suspended = true;
+        MHD_suspend_connection(r->conn);
+    }
+    return n;
+}
+
+void http_stream(struct http_req *pub, const char *content_type, http_source *source)
+{
+    struct request *r = of(pub);
+    assert(!r->response);
+    r->status = MHD_HTTP_OK;
+    r->source = source;
+    r->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, draw, r, NULL);
+    add_headers(r, content_type);
     wake(r);
 }
 
@@ -316,6 +349,7 @@ void http_close(struct http *h)
     if (!h)
         return;
     struct request *r;
+    h->stopping = true;
     LIST_FOREACH (r, &h->requests, entry) {
         if (!r->response)
             set_response(r, 503, NULL, NULL, 0);

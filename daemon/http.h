@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <uv.h>
 #include "base/err.h"
 
@@ -48,7 +49,14 @@ void http_close(struct http *h);
 void http_reply(struct http_req *r, int status, const char *content_type, char *body, size_t len);
 /* Adds a header to the coming answer; before http_reply(). At most 8. `value` is copied. */
 void http_reply_header(struct http_req *r, const char *name, const char *value);
-void http_continue(struct http_req *r); /* the sink wants more */
+void http_continue(struct http_req *r); /* the sink wants more; the source has more */
+
+/* Instead of http_reply(): a body of unknown length, drawn by the client. The source fills `to` and returns how much; 0: nothing yet,
+ * http_continue() follows; or one of those below. */
+typedef ssize_t http_source(struct http_req *r, void *to, size_t max);
+#define HTTP_SOURCE_END (-1)
+#define HTTP_SOURCE_BROKEN (-2) /* the connection is cut, so that the client knows that it is not whole */
+void http_stream(struct http_req *r, const char *content_type, http_source *source);
 
 const char *http_header(const struct http_req *r, const char *name); /* NULL if absent */
 const char *http_query(const struct http_req *r, const char *name);  /* NULL if absent; "" without value */

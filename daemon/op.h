@@ -44,6 +44,8 @@ void volume_remove(const struct cdb_view *v, struct cdb_txn *t, const struct cdb
 void volume_hand_over(struct cdb_txn *t, const struct cdb_volume *vol, const char *owner);
 /* The volume in "<slot>:<volume id>"; NULL if the row is gone. */
 const struct cdb_volume *disk_volume(const struct cdb_view *v, const char *entry);
+/* Task row `op->id` by which the engine takes a snapshot (storage/asan/engine/snap.c says what `what` holds). */
+void ops_snapshot_task(const struct op *op, struct cdb_txn *t, const char *object, const char *node, int n, const struct cdb_smap *what);
 /* Text behind "<slot>:". */
 const char *slot_value(const char *entry);
 

@@ -88,6 +88,20 @@ MUST_CHECK int op_snapshot_delete(struct ops *o, const char *name, op_done *done
 MUST_CHECK int op_snapshot_revert(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 /* A new volume over `of` (a snapshot or any sealed volume), which must stay as long as the clone builds on it. */
 MUST_CHECK int op_volume_clone(struct ops *o, const char *of, const char *name, op_done *done, void *arg, struct err *e);
+/* Who holds the same bytes has the same text: its id, or that of the snapshot it is an imported copy of. */
+const char *ops_content(const struct cdb_volume *snap);
+
+struct import_spec { /* daemon/volfile.h */
+    const char *name, *snapshot, *content, *base, *base_name; /* base "" = complete */
+    int64_t size_bytes, replicas;                             /* replicas, encrypted: of a new volume */
+    bool encrypted;
+    char volume_id[ID_LEN + 1];                               /* for op_import_end() */
+};
+/* Makes the volume, or checks that it holds the base and nothing since; it is "importing" then. `id`: the volume's. */
+MUST_CHECK int op_import_begin(struct ops *o, const struct import_spec *s, op_done *done, void *arg, struct err *e);
+/* All is there: the volume is "ready", and its snapshot is asked for. `id`: that task's. */
+MUST_CHECK int op_import_end(struct ops *o, const struct import_spec *s, op_done *done, void *arg, struct err *e);
+
 /* Asks the volume's owner to take over, in the background, all that the volume shares with what it builds on. */
 MUST_CHECK int op_volume_flatten(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 const struct cdb_volume *ops_find_snapshot(const struct cdb_view *v, const char *name_or_id, struct err *e);

@@ -80,6 +80,21 @@ static int check_take(const struct take *k, const struct cdb_view *v, struct buf
     return rc;
 }
 
+void ops_snapshot_task(const struct op *op, struct cdb_txn *t, const char *object, const char *node, int n, const struct cdb_smap *what)
+{
+    cdb_txn_require_absent(t, CDB_T_TASK, op->id);
+    cdb_txn_insert(t, CDB_T_TASK, op->id);
+    cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_kind, "snapshot");
+    cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_object, object);
+    cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_node, node);
+    cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_state, "running");
+    cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_unit, "items");
+    cdb_txn_set_int(t, CDB_T_TASK, op->id, CDB_TASK_total, n);
+    cdb_txn_set_int(t, CDB_T_TASK, op->id, CDB_TASK_started_ms, clock_wall_ms());
+    cdb_txn_set_int(t, CDB_T_TASK, op->id, CDB_TASK_updated_ms, clock_wall_ms());
+    cdb_txn_set_smap(t, CDB_T_TASK, op->id, CDB_TASK_result, what);
+}
+
 static int build_take(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)
 {
     const struct take *k = (struct take *)op;
@@ -93,17 +108,7 @@ static int build_take(struct op *op, const struct cdb_view *v, struct cdb_txn *t
     if (rc == E_OK) {
         char *keys[] = {"name", "volumes"}, *values[] = {(char *)k->spec->name, list};
         const struct cdb_smap what = {2, keys, values};
-        cdb_txn_require_absent(t, CDB_T_TASK, op->id);
-        cdb_txn_insert(t, CDB_T_TASK, op->id);
-        cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_kind, "snapshot");
-        cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_object, object);
-        cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_node, *node ? node : ops_daemon(op->ops)->node_id);
-        cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_state, "running");
-        cdb_txn_set_str(t, CDB_T_TASK, op->id, CDB_TASK_unit, "items");
-        cdb_txn_set_int(t, CDB_T_TASK, op->id, CDB_TASK_total, k->spec->n_volumes);
-        cdb_txn_set_int(t, CDB_T_TASK, op->id, CDB_TASK_started_ms, clock_wall_ms());
-        cdb_txn_set_int(t, CDB_T_TASK, op->id, CDB_TASK_updated_ms, clock_wall_ms());
-        cdb_txn_set_smap(t, CDB_T_TASK, op->id, CDB_TASK_result, &what);
+        ops_snapshot_task(op, t, object, *node ? node : ops_daemon(op->ops)->node_id, k->spec->n_volumes, &what);
     }
     free(list);
     free(object);
@@ -192,7 +197,7 @@ static int build_revert(struct op *op, const struct cdb_view *v, struct cdb_txn 
     if (!snap)
         return E_NOTFOUND;
     const struct cdb_volume *vol = cdb_volume_get(v, snap->origin);
-    if (!vol || strcmp(vol->state, "ready") != 0)
+    if (!vol || (strcmp(vol->state, "ready") != 0 && strcmp(vol->state, "importing") != 0))
         return err_set(e, E_NOTFOUND, "the volume of %s is gone\nclone the snapshot instead", snap->name);
     const struct cdb_machine *m = ops_volume_user(v, vol->id, NULL);
     if (m && (strcmp(m->desired, "stopped") != 0 || strcmp(m->state, "stopped") != 0))
@@ -210,6 +215,7 @@ static int build_revert(struct op *op, const struct cdb_view *v, struct cdb_txn 
     volume_hand_over(t, vol, "");
     cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_data, data);
     cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_parent, snap->id);
+    cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_state, "ready"); /* an import that broke off is undone, too */
     op_event(op, t, "warning", vol->name, "volume %s reverted to snapshot %s", vol->name, snap->name);
     return E_OK;
 }

@@ -62,6 +62,8 @@ static const struct rest_route routes[] = {
     {"POST", API "/volumes/*/clone", ROLE_OPERATOR, rest_volume_clone, SMALL, 0},
     {"POST", API "/volumes/*/flatten", ROLE_OPERATOR, rest_volume_flatten, SMALL, 0},
     {"GET", API "/volumes/*/changed", ROLE_VIEWER, rest_volume_changed, 0, 0},
+    {"GET", API "/volumes/*/export", ROLE_OPERATOR, rest_volume_export, 0, 0},
+    {"PUT", API "/imports", ROLE_OPERATOR, rest_import, 0, ROUTE_STREAM},
     {"GET", API "/snapshots", ROLE_VIEWER, rest_snapshot_list, 0, 0},
     {"POST", API "/snapshots", ROLE_OPERATOR, rest_snapshot_create, SMALL, 0},
     {"GET", API "/snapshots/*", ROLE_VIEWER, rest_snapshot_get, 0, 0},
@@ -133,6 +135,13 @@ void rest_ok(struct rest_req *rq, int status, json_t *out)
     if (!text)
         text = xstrdup("null");
     rest_text(rq, status, "application/json", text, strlen(text));
+}
+
+void rest_stream(struct rest_req *rq, const char *type, http_source *source)
+{
+    metric_add(&m_requests, 1);
+    rq->answered = true;
+    http_stream(rq->http, type, source);
 }
 
 static int status_of(int code)

@@ -58,6 +58,8 @@ struct rest {
 
 void rest_ok(struct rest_req *rq, int status, json_t *out);          /* takes `out`; NULL = {} */
 void rest_text(struct rest_req *rq, int status, const char *type, char *text, size_t len); /* takes `text` */
+/* An answer that is drawn by the client until `source` ends it; free_priv comes when the client is gone. */
+void rest_stream(struct rest_req *rq, const char *type, http_source *source);
 void rest_fail(struct rest_req *rq, const struct err *e);            /* e->msg "message[\nhint]"; status by code */
 /* The view, or NULL after having answered. */
 const struct cdb_view *rest_view(struct rest_req *rq);
@@ -118,6 +120,8 @@ void rest_volume_limits(struct rest_req *rq);
 void rest_volume_clone(struct rest_req *rq);
 void rest_volume_flatten(struct rest_req *rq);
 void rest_volume_changed(struct rest_req *rq);
+void rest_volume_export(struct rest_req *rq);
+void rest_import(struct rest_req *rq);
 void rest_snapshot_list(struct rest_req *rq);
 void rest_snapshot_create(struct rest_req *rq);
 void rest_snapshot_get(struct rest_req *rq);

@@ -185,6 +185,8 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
     json_object_set_new(o, "check", volume_check_json(vol));
     put_ref(o, v, CDB_T_VOLUME, "parent", vol->parent);
     put_bool(o, "flatten", vol->flatten);
+    if (strcmp(vol->purpose, "snapshot") == 0)
+        put_str(o, "content", ops_content(vol));
     put_ref(o, v, CDB_T_VOLUME, "snapshot_of", vol->origin);
     put_int(o, "created_ms", vol->created_ms);
     if (with_shards)

@@ -532,13 +532,68 @@ static void snapshots(void **s)
     assert_int_equal(twin_end(&w, op_volume_delete(w.ops, "a", twin_done, &w, &w.err)), E_OK);
 }
 
+/* ---- import: what a file may be brought into ---- */
+
+static int import_begin(const char *name, const char *snapshot, const char *base, int64_t size)
+{
+    struct import_spec s = {.name = name, .snapshot = snapshot, .content = "c", .base = base, .base_name = "s", .size_bytes = size};
+    return twin_end(&w, op_import_begin(w.ops, &s, twin_done, &w, &w.err));
+}
+
+static void imports(void **state)
+{
+    char id[ID_LEN + 1];
+    id_new(id);
+    assert_int_equal(import_begin("new", "s", "some-base", GIB), E_NOTFOUND); /* nothing that it could continue */
+    assert_int_equal(import_begin("new", "bad name", "", GIB), E_INVAL);
+    assert_int_equal(import_begin("new", "s", "", GIB), E_OK);
+    assert_string_equal(volume("new")->state, "importing");
+    assert_int_equal(take("t", 1, "new", NULL), E_INVAL); /* incomplete */
+    assert_int_equal(import_begin("new", "s2", "some-base", GIB), E_CONFLICT);
+    struct import_spec s = {.name = "new", .snapshot = "s", .content = "from-elsewhere", .size_bytes = GIB};
+    snprintf(s.volume_id, sizeof s.volume_id, "%s", volume("new")->id);
+    assert_int_equal(twin_end(&w, op_import_end(w.ops, &s, twin_done, &w, &w.err)), E_OK);
+    assert_string_equal(volume("new")->state, "ready");
+    const struct cdb_task *task = cdb_task_at(twin_view(&w), 0);
+    assert_string_equal(cdb_smap_get(&task->result, "content"), "from-elsewhere");
+    assert_int_equal(twin_end(&w, op_import_end(w.ops, &s, twin_done, &w, &w.err)), E_CONFLICT);
+
+    cut("new", "s", id);
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_content, "from-elsewhere");
+    twin_commit(&w, t);
+    assert_int_equal(import_begin("new", "s", "from-elsewhere", GIB), E_EXISTS); /* that snapshot is there */
+    assert_int_equal(import_begin("new", "s2", "", GIB), E_EXISTS);             /* a complete file makes a new volume */
+    assert_int_equal(import_begin("new", "s2", id, GIB), E_CONFLICT);           /* another base */
+    assert_int_equal(import_begin("new", "s2", "from-elsewhere", GIB / 2), E_CONFLICT);
+    char shard[80];
+    snprintf(shard, sizeof shard, "%s/0", volume("new")->data);
+    t = cdb_txn_new();
+    cdb_txn_insert(t, CDB_T_SHARD, shard);
+    cdb_txn_set_str(t, CDB_T_SHARD, shard, CDB_SHARD_volume, volume("new")->id);
+    twin_commit(&w, t);
+    assert_int_equal(import_begin("new", "s2", "from-elsewhere", GIB), E_CONFLICT); /* written since */
+    t = cdb_txn_new();
+    cdb_txn_delete(t, CDB_T_SHARD, shard);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume("new")->id, CDB_VOLUME_owner, w.node[0]);
+    twin_commit(&w, t);
+    assert_int_equal(import_begin("new", "s2", "from-elsewhere", GIB), E_BUSY);
+    t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume("new")->id, CDB_VOLUME_owner, "");
+    twin_commit(&w, t);
+    assert_int_equal(import_begin("new", "s2", "from-elsewhere", 2 * GIB), E_OK);
+    assert_int_equal(volume("new")->size_bytes, 2 * GIB);
+    assert_int_equal(revert("new@s"), E_OK); /* one that broke off is undone */
+    assert_string_equal(volume("new")->state, "ready");
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(volumes),   T(too_many_replicas), T(health),    T(networks),          T(addresses_run_out),     T(address_race),   T(volume_race),
         T(machines_refused), T(life),       T(placement), T(stop_on_dead_host), T(conflicts_and_unknown), T(without_quorum), T(images),
-        T(node_removal),     T(joining),    T(snapshots),
+        T(node_removal),     T(joining),    T(snapshots), T(imports),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -108,7 +108,7 @@ struct asan_changed { /* caller-owned until `answer` ran */
     struct mail mail;          /* private */
     struct mail answer;        /* answer.run: set by the caller; posted to answer_to */
     struct mailbox *answer_to;
-    char volume_id[ID_LEN + 1], since_id[ID_LEN + 1];
+    char volume_id[ID_LEN + 1], since_id[ID_LEN + 1]; /* since "": all that was ever written, for sealed volumes */
     uint64_t offset, length;   /* from a multiple of the unit, at most ASAN_CHANGED_MAX, within the volume */
     uint8_t bits[ASAN_CHANGED_BITS]; /* a bit per unit from `offset`: may differ. Those that are not set do not */
     int status;                /* 0; E_NOTFOUND; E_INVAL: nothing in common; E_UNAVAIL, E_DISCONN…: ask again; err says it in words */

@@ -13,6 +13,8 @@
  * - A snapshot taken meanwhile moves chunks into a layer that is between T0 and X: the walk meets it.
  * - X itself merged away: the walk does not find its end (E_CONFLICT) and begins anew; without a common layer: E_INVAL.
  *
+ * Since "" (asan_changed() only): what any layer down to the bottom has; the rest was never written.
+ *
  * The walk is VOL_MAP with `until` = X: like a read it falls through from layer to layer, but ends above X. */
 #include <assert.h>
 #include <stdio.h>
@@ -96,17 +98,18 @@ static void begin(struct later *l)
 {
     struct changed *c = container_of(l, struct changed, later);
     struct volume *to = volume_find(c->a, c->to), *from = volume_find(c->a, c->since);
-    bool gone = !to || to->gone, no_base = !from || from->gone || from->deleting || !from->sealed;
-    struct volume *x = gone || no_base ? NULL : common_layer(to, from);
-    c->status = c->a->stopping || gone ? E_CANCELED : no_base ? E_NOTFOUND : !x ? E_INVAL : 0;
+    bool all = !*c->since, gone = !to || to->gone, no_base = !all && (!from || from->gone || from->deleting || !from->sealed);
+    struct volume *x = all || gone || no_base ? NULL : common_layer(to, from);
+    c->status = c->a->stopping || gone ? E_CANCELED : no_base ? E_NOTFOUND : !x && !all ? E_INVAL : 0;
     c->map[0] = xcalloc(1, c->orig->iov->iov_len);
     c->map[1] = xcalloc(1, c->orig->iov->iov_len);
-    if (c->status || (to == x && from == x)) {
+    if (c->status || (x && to == x && from == x)) {
         end(c);
         return;
     }
-    memcpy(c->until, x->id, sizeof c->until);
-    bool both = from != x && c->orig->offset < from->vol.size_bytes;
+    if (x)
+        memcpy(c->until, x->id, sizeof c->until);
+    bool both = x && from != x && c->orig->offset < from->vol.size_bytes;
     c->left = (to != x) + both;
     if (!c->left)
         end(c);

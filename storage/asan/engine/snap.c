@@ -1,6 +1,7 @@
 /* Snapshots: a point in time of one volume, or of several at once, becomes sealed volumes.
  *
- * Asked for by a Task of kind "snapshot" whose `node` is this one: result = {name, volumes: "<id> <id> …"}. The cut is one
+ * Asked for by a Task of kind "snapshot" whose `node` is this one: result = {name, volumes: "<id> <id> …"}, after an import
+ * also {content: identity of what it holds}. The cut is one
  * database transaction; nothing is written to any disk for it:
  *
  *   waiting for ownership -> holding new requests of all volumes, letting those under way end -> the transaction -> over
@@ -112,6 +113,7 @@ static void committed(void *arg, int status, const struct err *e)
 
 static void cut_volume(struct snap *s, struct cdb_txn *t, const struct cdb_view *view, const struct cdb_volume *row, const struct volume *v)
 {
+    const char *content = cdb_smap_get(&cdb_task_get(view, s->task)->result, "content");
     char id[ID_LEN + 1], data[ID_LEN + 1], name[256];
     id_new(id);
     id_new(data);
@@ -131,6 +133,7 @@ static void cut_volume(struct snap *s, struct cdb_txn *t, const struct cdb_view 
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_data, v->data);
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_parent, row->parent);
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_origin, row->id);
+    cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_content, content ? content : "");
     cdb_txn_set_int(t, CDB_T_VOLUME, id, CDB_VOLUME_created_ms, clock_wall_ms());
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_key, row->key);
     cdb_txn_set_smap(t, CDB_T_VOLUME, id, CDB_VOLUME_policy, &row->policy);
