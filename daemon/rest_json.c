@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "compute/image.h"
+#include "base/buf.h"
 #include "daemon/rest.h"
 
 static json_t *str(const char *s)
@@ -88,7 +89,10 @@ json_t *json_disk(const struct cdb_view *v, const struct cdb_disk *d)
     put_str(o, "smart_state", d->smart_state);
     put_str(o, "smart", d->smart);
     put_str(o, "message", d->message);
-    put_ref(o, v, CDB_T_DISK, "replaced_by", d->replaced_by);
+    const struct cdb_disk *spare = *d->replaced_by ? cdb_disk_get(v, d->replaced_by) : NULL;
+    char *name = spare ? xasprintf("%s:%s", ops_name(v, CDB_T_NODE, spare->node), spare->name) : xstrdup(d->replaced_by);
+    put_str(o, "replaced_by", name);
+    free(name);
     for (size_t i = 0; i < cdb_shard_count(v); i++) {
         const struct cdb_shard *s = cdb_shard_at(v, i);
         bool here = cdb_strs_has(&s->replicas, d->id);

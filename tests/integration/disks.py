@@ -101,7 +101,7 @@ def spare_takes_over(lab, guest, seen, name):
     wait_state(lab, spare, "up")
     copies = wait_copies(lab, guest, 3)
     check(spare in copies and name not in copies, f"the spare has no copy: {copies}")
-    check(disk(lab, name)["replaced_by"] == "spare", f"replaced by {disk(lab, name)['replaced_by']!r}")
+    check(disk(lab, name)["replaced_by"] == spare, f"replaced by {disk(lab, name)['replaced_by']!r}")
     goes_on(seen, "with the spare")
     note(f"{name} failed, {spare} has its copies after {time.monotonic() - started:.1f} s")
     lab.command("disk", node, "ok")

@@ -262,6 +262,7 @@ static void stop_connections(struct asan *a)
     if (a->link)
         cdb_link_close(a->link);
     a->link = NULL;
+    shard_batches_forget(a);
     uv_timer_stop(&a->tick);
     uv_close((uv_handle_t *)&a->tick, NULL);
     uv_timer_stop(&a->throttle);

@@ -303,7 +303,8 @@ struct asan {
     LIST_HEAD(, peer) peers;
     const struct cdb_view *taken; /* the view that was taken apart last; our reference */
     TAILQ_HEAD(, volume) dirty;  /* to be looked at */
-    struct batch *batch;         /* shard.c: changes of in-sync sets of this turn */
+    struct batch *batch;         /* shard.c: changes of in-sync sets that are gathered */
+    struct batch *batch_out;     /* those whose transaction is under way */
     uint64_t batches;            /* transactions of them so far */
     struct htab volumes, volumes_by_data;
     LIST_HEAD(, snap) snaps;
@@ -379,6 +380,7 @@ void link_send(struct asan *a, struct gdisk *g, const struct id *volume, uint32_
 
 /* shard.c */
 struct shard *shard_get(struct volume *v, uint32_t index);  /* opens its core */
+void shard_batches_forget(struct asan *a); /* the link is closed: no transaction is answered any more */
 void shard_unref(struct shard *s);
 void shard_close(struct shard *s);                          /* its operations go to v->parked */
 void shard_view(struct shard *s, const struct cdb_view *v);

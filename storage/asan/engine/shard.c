@@ -24,12 +24,13 @@ struct ref { /* something on its way */
 };
 TAILQ_HEAD(refs, ref);
 
-/* Changes of in-sync sets that were asked for in one turn of the loop: one transaction. When a node is lost, every shard with
- * a write under way asks at the same moment. */
+/* Changes of in-sync sets: one transaction for those that were asked for in one turn of the loop, or while the one before was
+ * under way. When a node is lost, every shard with a write under way asks at nearly the same moment. */
 struct batch {
     struct asan *a;
     struct refs refs;
     int n;
+    bool queued;                 /* `later` is */
     struct later later;
 };
 #define BATCH_MAX 2048 /* two operations and some 800 bytes of JSON each: 1.6 MB, well within what the database takes at once */
@@ -258,12 +259,20 @@ static void change_ended(struct ref *r, int status)
     ref_free(r);
 }
 
+static void batch_queue(struct batch *b);
+static void batch_add(struct ref *r);
+
 static void batch_done(void *arg, int status, const struct err *e)
 {
     struct batch *b = arg;
     struct ref *r;
     bool alone = b->n == 1;
     (void)e;
+    if (b->a->batch_out == b) {
+        b->a->batch_out = NULL;
+        if (b->a->batch)
+            batch_queue(b->a->batch);
+    }
     while ((r = TAILQ_FIRST(&b->refs))) {
         TAILQ_REMOVE(&b->refs, r, entry);
         if (status == E_CONFLICT && !alone && ref_current(r)) { /* one of them was in the way of all: each by itself */
@@ -282,33 +291,56 @@ static void batch_done(void *arg, int status, const struct err *e)
     free(b);
 }
 
+/* Puts what of `b` still counts into `t`, BATCH_MAX at most; the rest is the next batch. */
+static void batch_fill(struct batch *b, struct cdb_txn *t)
+{
+    struct asan *a = b->a;
+    struct ref *r, *next;
+    uint64_t number = ++a->batches;
+    int put = 0;
+    for (r = TAILQ_FIRST(&b->refs); r; r = next) {
+        next = TAILQ_NEXT(r, entry);
+        bool current = ref_current(r) && a->link;
+        if (current && put < BATCH_MAX) {
+            put_change(t, r, number);
+            put++;
+            continue;
+        }
+        TAILQ_REMOVE(&b->refs, r, entry);
+        b->n--;
+        if (current)
+            batch_add(r);
+        else
+            ref_free(r);
+    }
+}
+
 static void batch_commit(struct later *l)
 {
     struct batch *b = container_of(l, struct batch, later);
     struct asan *a = b->a;
-    struct ref *r, *next;
-    if (a->batch == b)
-        a->batch = NULL;
+    b->queued = false;
+    if (a->batch_out)
+        return; /* batch_done() comes back */
+    a->batch = NULL;
     struct cdb_txn *t = cdb_txn_new();
-    uint64_t number = ++a->batches;
-    for (r = TAILQ_FIRST(&b->refs); r; r = next) {
-        next = TAILQ_NEXT(r, entry);
-        if (ref_current(r) && a->link) {
-            put_change(t, r, number);
-            continue;
-        }
-        TAILQ_REMOVE(&b->refs, r, entry);
-        ref_free(r);
-        b->n--;
-    }
-    if (b->n) {
-        if (b->n > 1)
-            log_info("in-sync sets of %d shards change in one transaction", b->n);
-        cdb_txn_commit(a->link, t, "change replicas", batch_done, b);
+    batch_fill(b, t);
+    if (!b->n) {
+        cdb_txn_free(t);
+        free(b);
         return;
     }
-    cdb_txn_free(t);
-    free(b);
+    if (b->n > 1)
+        log_info("in-sync sets of %d shards change in one transaction", b->n);
+    a->batch_out = b;
+    cdb_txn_commit(a->link, t, "change replicas", batch_done, b);
+}
+
+static void batch_queue(struct batch *b)
+{
+    if (!b->queued)
+        later(b->a, &b->later, batch_commit);
+    b->queued = true;
 }
 
 static void batch_add(struct ref *r)
@@ -318,11 +350,29 @@ static void batch_add(struct ref *r)
         struct batch *b = a->batch = xcalloc(1, sizeof *b);
         b->a = a;
         TAILQ_INIT(&b->refs);
-        later(a, &b->later, batch_commit);
+        batch_queue(b);
     }
     TAILQ_INSERT_TAIL(&a->batch->refs, r, entry);
-    if (++a->batch->n == BATCH_MAX)
-        a->batch = NULL; /* full; the next one begins another */
+    a->batch->n++;
+}
+
+static void batch_forget(struct batch *b)
+{
+    struct ref *r;
+    while (b && (r = TAILQ_FIRST(&b->refs))) {
+        TAILQ_REMOVE(&b->refs, r, entry);
+        ref_free(r);
+    }
+    if (b && b->queued)
+        TAILQ_REMOVE(&b->a->laters, &b->later, entry);
+    free(b);
+}
+
+void shard_batches_forget(struct asan *a)
+{
+    batch_forget(a->batch);
+    batch_forget(a->batch_out);
+    a->batch = a->batch_out = NULL;
 }
 
 static void env_txn(void *arg, const struct owner_txn *o)
