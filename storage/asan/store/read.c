@@ -3,7 +3,8 @@
  * A read plans synchronously: what it copies from where, with places and checksums as they are now. Journal records are
  * pinned, so they stay. Extents are not: destage may rewrite or reuse a place meanwhile. That shows as a checksum mismatch
  * on an extent whose `gen` has changed or that is being destaged; the read then plans anew. On an unchanged extent it is
- * damage. Blocks of extents come from the read cache if it has them all (cache.h); a mismatch there sends the read to the
+ * damage. Whole blocks that lie in the caller's buffer as the device wants them are read right there, and their checksums are put
+ * together to that of the answer; the rest is read aside and copied. Blocks of extents come from the read cache if it has them all (cache.h); a mismatch there sends the read to the
  * capacity device.
  */
 #include <assert.h>
@@ -43,6 +44,7 @@ struct piece { /* one device read */
     struct part *parts;           /* not NULL: from the cache */
     uint32_t n_parts;
     bool cache_failed;
+    bool in_dst;                  /* iov is in the caller's buffer: nothing to copy or free */
 };
 
 struct read {
@@ -58,6 +60,7 @@ struct read {
     int status;
     bool no_cache;                /* it had something wrong, or the caller does not want it */
     uint64_t started_ns;
+    uint32_t n_crc, crc[];        /* per block of the answer, as far as they are known: from the first on, or none */
 };
 
 static void start(struct read *r);
@@ -77,10 +80,21 @@ static void drop_pieces(struct read *r)
             p->copies = c->next;
             free(c);
         }
-        free(p->iov.iov_base);
+        if (!p->in_dst)
+            free(p->iov.iov_base);
         free(p->parts);
         free(p);
     }
+}
+
+static uint32_t whole_crc(const struct read *r)
+{
+    uint32_t crc = 0;
+    if (!r->n_crc || r->n_crc * (uint64_t)FMT_BLOCK != r->length)
+        return crc32c(0, r->dst, r->length);
+    for (uint32_t i = 0; i < r->n_crc; i++)
+        crc = crc32c_join(crc, r->crc[i], FMT_BLOCK);
+    return crc;
 }
 
 static void finish(struct read *r, int status, const struct err *e)
@@ -89,7 +103,7 @@ static void finish(struct read *r, int status, const struct err *e)
     struct store_op *op = r->op;
     drop_pieces(r);
     if (status == E_OK)
-        *r->ret_crc = crc32c(0, r->dst, r->length);
+        *r->ret_crc = whole_crc(r);
     metric_observe_ns(&m_read, clock_boot_ns() - r->started_ns);
     free(r);
     s->reads--;
@@ -146,6 +160,10 @@ static int check_extent(struct read *r, struct piece *p, struct err *e)
     }
     if (t)
         keep(r, p, t);
+    if (p->in_dst) {
+        memcpy(r->crc + ((uint8_t *)p->iov.iov_base - r->dst) / FMT_BLOCK, p->crc + p->first, p->count * sizeof *p->crc);
+        r->n_crc += p->count;
+    }
     return E_OK;
 }
 
@@ -159,7 +177,7 @@ static int check_and_copy(struct read *r, struct err *e)
             rc = damaged(r, "journal", p->rec->offset, e);
         if (rc != E_OK)
             return rc;
-        for (struct copy *c = p->copies; c; c = c->next)
+        for (struct copy *c = p->copies; c && !p->in_dst; c = c->next)
             memcpy(c->to, (uint8_t *)p->iov.iov_base + c->from, c->length);
     }
     return E_OK;
@@ -349,12 +367,25 @@ static void submit_parts(struct read *r, struct piece *p)
     }
 }
 
+/* Can the piece be read to where it belongs? All of its blocks are wanted, whole, and are neighbours there, too. */
+static uint8_t *place_in_dst(const struct read *r, const struct piece *p)
+{
+    uint8_t *to = p->rec ? NULL : p->copies->to - p->copies->from;
+    if (!to || (uintptr_t)to % DEV_BLOCK != 0 || r->offset % FMT_BLOCK != 0 || (uint32_t)__builtin_popcountll(p->used) != p->count)
+        return NULL;
+    for (const struct copy *c = p->copies; c; c = c->next)
+        if (c->to - c->from != to || c->from % FMT_BLOCK != 0 || c->length % FMT_BLOCK != 0)
+            return NULL;
+    return to;
+}
+
 static void submit(struct read *r)
 {
     struct store *s = r->s;
     struct piece *p;
     r->status = 0;
     r->left = 0;
+    r->n_crc = 0;
     for (p = r->pieces; p; p = p->next) {
         if (!p->rec) {
             close_extent_piece(p);
@@ -368,8 +399,9 @@ static void submit(struct read *r)
     }
     for (p = r->pieces; p; p = p->next) {
         size_t n = p->rec ? journal_padded(p->rec->length) : p->count * FMT_BLOCK;
-        void *b = NULL;
-        if (posix_memalign(&b, FMT_BLOCK, n) != 0)
+        void *b = place_in_dst(r, p);
+        p->in_dst = b != NULL;
+        if (!b && posix_memalign(&b, FMT_BLOCK, n) != 0)
             abort();
         p->iov = (struct iovec){b, n};
         if (p->parts) {
@@ -417,7 +449,7 @@ static void start(struct read *r)
 static struct read *read_new(struct store *s, struct store_op *op, const struct store_shard_id *id, uint64_t offset,
                              uint32_t length, uint8_t *dst, uint32_t *ret_crc)
 {
-    struct read *r = xcalloc(1, sizeof *r);
+    struct read *r = xcalloc(1, sizeof *r + (length <= STORE_WRITE_MAX ? length / FMT_BLOCK * sizeof r->crc[0] : 0));
     *r = (struct read){.s = s, .op = op, .id = *id, .offset = offset, .length = length, .dst = dst, .ret_crc = ret_crc,
                        .started_ns = clock_boot_ns()};
     s->reads++;
