@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 #include <sys/uio.h>
+#include "base/buf.h"
 #include "base/err.h"
 
 #define VOL_SECTOR 512u           /* offsets and lengths are multiples of it */
@@ -43,6 +44,11 @@ struct vol_req { /* caller-owned */
     uint64_t offset, length;   /* bytes; length == sum of iov for read and write, VOL_MAP_BLOCK times it for a map */
     const struct iovec *iov;   /* any alignment; the volume copies as it needs to */
     int iovcnt;
+    /* To do without a copy. A write whose iov is the start of this buffer: the volume may keep references beyond `done`, so
+     * the bytes must not change before the buffer is freed. A read with `take`: the answer may come in a buffer here, from its
+     * start, a reference for the caller; iov is then untouched. NULL: by iov. */
+    struct iobuf *data;
+    bool take;
     const char *since;         /* VOL_MAP, iovcnt 1: id of a snapshot: where the volume may differ from it. E_NOTFOUND: it is gone;
                                 * E_INVAL: the two have nothing in common. The text is the caller's until `done` */
     vol_done *done;

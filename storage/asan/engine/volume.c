@@ -98,7 +98,9 @@ void volume_part_done(struct part *p, int status)
         uint32_t unit = p->op.map ? VOL_MAP_BLOCK : 1;
         if (!status && v->crypt && !q->r->raw && !p->op.map && p->op.data)
             decrypt_part(p);
-        if (!status)
+        if (!status && q->r->take && p->op.data && p->op.data_off == 0 && p->op.length == q->r->length)
+            q->r->data = iobuf_ref(p->op.data);
+        else if (!status)
             copy_bytes(q->r, p->data_pos / unit, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length / unit, true);
         iobuf_unref(p->op.data);
     }
@@ -308,7 +310,9 @@ static void submit(struct vol *vol, struct vol_req *r)
         later(v->a, &q->later, run_done);
         return;
     }
-    if (r->op == VOL_WRITE) {
+    if (r->op == VOL_WRITE && r->data && !v->crypt) {
+        q->data = iobuf_ref(r->data);
+    } else if (r->op == VOL_WRITE) {
         q->data = iobuf_new(r->length);
         copy_bytes(r, 0, q->data->data, r->length, false);
     }

@@ -57,6 +57,12 @@ static void piece_done(struct vol_req *r, int status)
 void front_io_rw(struct front_io *io, struct vol *v, enum vol_op op, uint64_t offset, uint64_t length,
                  struct iovec *iov, front_io_done *done)
 {
+    front_io_rw_buf(io, v, op, offset, length, iov, NULL, done);
+}
+
+void front_io_rw_buf(struct front_io *io, struct vol *v, enum vol_op op, uint64_t offset, uint64_t length,
+                     struct iovec *iov, struct iobuf *data, front_io_done *done)
+{
     assert(length && length % VOL_SECTOR == 0 && (op == VOL_READ || op == VOL_WRITE));
     io->vol = v;
     io->iov = iov;
@@ -65,6 +71,10 @@ void front_io_rw(struct front_io *io, struct vol *v, enum vol_op op, uint64_t of
     io->skip = 0;
     io->at = 0;
     io->req = (struct vol_req){.op = op, .offset = offset, .done = piece_done};
+    if (length <= VOL_REQ_MAX) { /* not cut */
+        io->req.data = op == VOL_WRITE ? data : NULL;
+        io->req.take = op == VOL_READ && data;
+    }
     submit_piece(io);
 }
 

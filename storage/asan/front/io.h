@@ -26,6 +26,11 @@ struct front_io {
 /* Starts reading or writing `length` bytes (the sum of iov, a multiple of VOL_SECTOR, > 0) at `offset`. */
 void front_io_rw(struct front_io *io, struct vol *v, enum vol_op op, uint64_t offset, uint64_t length,
                  struct iovec *iov, front_io_done *done);
+/* The same for iov of one element at the start of `data`, without a copy where that is possible (vol_req.data): nobody may change
+ * the bytes of a write before the buffer is freed; after a read that succeeded, io->req.data is NULL or the buffer with
+ * the answer, the caller's reference. */
+void front_io_rw_buf(struct front_io *io, struct vol *v, enum vol_op op, uint64_t offset, uint64_t length,
+                     struct iovec *iov, struct iobuf *data, front_io_done *done);
 /* Starts VOL_FLUSH (offset and length 0), VOL_ZERO or VOL_DISCARD. */
 void front_io_plain(struct front_io *io, struct vol *v, enum vol_op op, uint64_t offset, uint64_t length,
                     front_io_done *done);

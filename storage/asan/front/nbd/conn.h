@@ -29,6 +29,7 @@ struct nbd_req { /* a request in flight, from its header to its written reply */
     struct nbd_conn *c;
     char *cipher;        /* with TLS: the reply as it is sent */
     struct iobuf *data;  /* payload; NULL if the command has none */
+    bool lent;           /* the volume may have references to it: not to be used again */
     struct iovec iov;
     uint64_t handle, offset;
     uint32_t length;     /* of the command */

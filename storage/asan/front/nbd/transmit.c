@@ -12,6 +12,7 @@
 
 LOG_MODULE("nbd");
 
+#define LEND_BYTES (64u << 10) /* from here on a buffer of its own costs less than copying to or from one that is used again */
 static const uint32_t pool_bytes[2] = {16u << 10, 512u << 10};
 static const unsigned pool_max[2] = {64, 16};
 
@@ -35,6 +36,7 @@ static struct nbd_req *req_get(struct nbd_conn *c, uint32_t bytes)
         r->data = iobuf_new(k >= 0 ? pool_bytes[k] : bytes);
     }
     r->cipher = NULL;
+    r->lent = false;
     r->c = c;
     r->held = bytes;
     c->reqs++;
@@ -54,7 +56,7 @@ static void req_put(struct nbd_req *r)
     int k = pool_of(r->held);
     c->reqs--;
     c->held -= r->held;
-    if (k >= 0 && c->pooled[k] < pool_max[k] && c->sm.state != NBD_CLOSED) {
+    if (k >= 0 && !r->lent && c->pooled[k] < pool_max[k] && c->sm.state != NBD_CLOSED) {
         SLIST_INSERT_HEAD(&c->pool[k], r, entry);
         c->pooled[k]++;
     } else {
@@ -256,6 +258,10 @@ static void on_io_done(struct front_io *io, int status)
 {
     struct nbd_req *r = container_of(io, struct nbd_req, io);
     struct nbd_conn *c = r->c;
+    if (io->req.op == VOL_READ && io->req.data) { /* the answer has come in a buffer of the volume's */
+        iobuf_unref(r->data);
+        r->data = io->req.data;
+    }
     if (c->sm.state == NBD_CLOSED) {
         req_put(r);
         nbd_conn_check_freed(c);
@@ -319,7 +325,8 @@ static void start(struct nbd_req *r, enum vol_op op)
     struct vol *v = r->c->vol;
     if (op == VOL_READ || op == VOL_WRITE) {
         r->iov = (struct iovec){r->data->data, r->length};
-        front_io_rw(&r->io, v, op, r->offset, r->length, &r->iov, on_io_done);
+        r->lent = r->length >= LEND_BYTES;
+        front_io_rw_buf(&r->io, v, op, r->offset, r->length, &r->iov, r->lent ? r->data : NULL, on_io_done);
     } else if (op == VOL_FLUSH) {
         front_io_plain(&r->io, v, op, 0, 0, on_io_done);
     } else {
