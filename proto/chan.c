@@ -104,11 +104,16 @@ static void on_sent(uv_write_t *req, int status)
     free(s);
 }
 
+/* Much of it goes out in pieces: what was just encrypted is then still in the processor's cache when the kernel copies it, and
+ * one block of memory serves all of them. */
 static void ssl_put(struct chan *c, const void *data, size_t len)
 {
     const uint8_t *p = data;
     while (len && !c->failed) {
-        int n = SSL_write(c->ssl, p, len > (1u << 30) ? 1 << 30 : (int)len);
+        size_t piece = len < SEND_AT ? len : SEND_AT;
+        if (piece > CHAN_RECORD)
+            pipe_room(&c->pipe, piece + piece / 256); /* TLS adds some 22 bytes to 16 KiB */
+        int n = SSL_write(c->ssl, p, (int)piece);
         if (n <= 0) {
             struct err e;
             tls_err(&e, E_PROTO, "TLS write");
@@ -117,6 +122,8 @@ static void ssl_put(struct chan *c, const void *data, size_t len)
         }
         p += n;
         len -= (size_t)n;
+        if (len && c->pipe.out_len >= SEND_AT)
+            chan_flush(c);
     }
 }
 

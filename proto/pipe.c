@@ -26,22 +26,26 @@ static int on_read(BIO *b, char *to, int len)
     return (int)n;
 }
 
+void pipe_room(struct pipe *p, size_t len)
+{
+    size_t need = p->out_len + len, cap = p->out_cap ? p->out_cap : OUT_MIN;
+    if (need <= p->out_cap)
+        return;
+    while (cap < need)
+        cap *= 2;
+    p->out = xrealloc(p->out, cap);
+    p->out_cap = cap;
+}
+
 static int on_write(BIO *b, const char *from, int len)
 {
     struct pipe *p = BIO_get_data(b);
     BIO_clear_retry_flags(b);
     if (len <= 0)
         return 0;
-    size_t need = p->out_len + (size_t)len;
-    if (need > p->out_cap) {
-        size_t cap = p->out_cap ? p->out_cap : OUT_MIN;
-        while (cap < need)
-            cap *= 2;
-        p->out = xrealloc(p->out, cap);
-        p->out_cap = cap;
-    }
+    pipe_room(p, (size_t)len);
     memcpy(p->out + p->out_len, from, (size_t)len);
-    p->out_len = need;
+    p->out_len += (size_t)len;
     return len;
 }
 

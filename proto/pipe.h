@@ -20,6 +20,8 @@ BIO *pipe_bio(struct pipe *p);
 /* `data` has come. It is read in place: after OpenSSL has had its turn, and before `data` changes, call pipe_keep(). */
 void pipe_feed(struct pipe *p, const void *data, size_t len);
 void pipe_keep(struct pipe *p);
+/* Room for `len` more bytes to be sent, so that the block does not have to grow step by step. */
+void pipe_room(struct pipe *p, size_t len);
 /* Hands over what is to be sent: *ret_len bytes that start at the returned block, which the caller frees. */
 uint8_t *pipe_take(struct pipe *p, size_t *ret_len);
 /* All of it was sent. */
