@@ -168,7 +168,7 @@ class Script:
                     self.lab.command("disk", n, "ok")
             check("wrote" in filler.result(), f"the filler's write: {filler.result()}")
         wait_for(lambda: not any(d["full"] for d in self.lab.api("GET", "/disks")), 40, "no disk to be full any more")
-        self.lab.api("DELETE", "/volumes/filler")
+        wait_for(lambda: self.lab.cli("volume", "delete", "filler") or True, 30, "the filler's use to end and it to go")
         return "all"
 
     def recover(self):
