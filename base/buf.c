@@ -99,6 +99,11 @@ char *buf_take(struct buf *b)
  * burst of large writes. Buffers from 64 KiB on are mappings of their own, so that the rest goes back to the kernel. */
 #define POOL_BYTES (32u << 20)
 #define POOL_CLASSES 11 /* 4 KiB << class */
+#ifdef __has_feature /* how clang says it */
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
 #ifdef __SANITIZE_ADDRESS__
 #define MAP_FROM SIZE_MAX /* overruns must be seen */
 #else

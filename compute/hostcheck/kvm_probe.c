@@ -74,9 +74,9 @@ static int set_long_mode(struct vm *vm)
 /* Long mode is refused to a guest whose CPUID does not offer it. */
 static int set_cpuid(struct vm *vm)
 {
-    static struct {
+    static union {
         struct kvm_cpuid2 h;
-        struct kvm_cpuid_entry2 e[128];
+        uint8_t room[sizeof(struct kvm_cpuid2) + 128 * sizeof(struct kvm_cpuid_entry2)];
     } c;
     c.h.nent = 128;
     if (ioctl(vm->kvm, KVM_GET_SUPPORTED_CPUID, &c) < 0)

@@ -107,7 +107,7 @@ static inline void twin_close(struct twin *w)
 
 static inline const struct cdb_view *twin_view(struct twin *w) { return cdb_link_view(w->d.link); }
 
-static void twin_done(void *arg, int status, const struct err *e, const char *id)
+static inline void twin_done(void *arg, int status, const struct err *e, const char *id)
 {
     struct twin *w = arg;
     w->calls++;

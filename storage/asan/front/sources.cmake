@@ -27,7 +27,7 @@ cohort_unit_test(front_vhost SOURCES ${CMAKE_SOURCE_DIR}/tests/lib/front_peer.c 
 cohort_unit_test(front_vring LIBS c_front)
 cohort_unit_test(front_nbd LIBS c_front)
 cohort_fuzz(vhost SOURCES ${CMAKE_SOURCE_DIR}/tests/lib/front_peer.c LIBS c_front)
-cohort_fuzz(nbd LIBS c_front)
+cohort_fuzz(nbd SOURCES ${CMAKE_SOURCE_DIR}/tests/lib/testcert.c LIBS c_front)
 
 # With real peers: QEMU and a Linux guest, libnbd, fio. The guest's init is a static program.
 add_executable(front-guest ${CMAKE_SOURCE_DIR}/tests/integration/test_front_guest.c)
