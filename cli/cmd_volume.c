@@ -182,6 +182,34 @@ static int run_check(struct cli *c)
     return rc == EXIT_DONE && lost ? EXIT_REFUSED : rc;
 }
 
+/* Without the flag it says what would be lost, and does nothing. */
+static int run_give_up(struct cli *c)
+{
+    struct answer a;
+    struct buf list;
+    if (args_has(c, "accept-data-loss")) {
+        int rc = cli_call_on(c, "POST", "/give-up", json_pack("{s:b}", "accept_data_loss", 1), &a);
+        return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s: given up; copies are made without those blocks now, and reading them fails until they "
+                                            "are written again", c->pos[0]) : rc;
+    }
+    int rc = cli_call_on(c, "GET", "", NULL, &a);
+    if (rc != EXIT_DONE)
+        return rc;
+    const json_t *blocks = json_object_get(a.json, "unreadable");
+    buf_init(&list);
+    for (size_t i = 0; i < json_array_size(blocks); i++)
+        buf_printf(&list, " %s", json_string_value(json_array_get(blocks, i)));
+    char *text = buf_take(&list);
+    bool any = json_array_size(blocks) > 0;
+    answer_free(&a);
+    fail_set(&c->fail, EXIT_USAGE, any ? "nothing was done. No copy in sync of volume %s can read, in bytes (offset+length):%s. Bring back a disk that held a good "
+             "copy; if there is none, give them up for good: --accept-data-loss" : "volume %s has no block that keeps copies from being made%s", c->pos[0],
+             text ? text : "");
+    free(text);
+    return EXIT_USAGE;
+}
+
+static const struct opt give_up_opts[] = {{"accept-data-loss", NULL, 0, "do it: what no copy can read is lost for good"}, {0}};
 static const struct opt check_opts[] = {WAIT_OPTS, {0}};
 static const struct opt set_opts[] = {
     {"iops", "N", 0, "most requests per second, reads and writes together; 0 = no limit"},
@@ -270,6 +298,8 @@ const struct cmd cmds_volume[] = {
     {"volume", "resize", "VOLUME SIZE", run_resize, NULL, "grow a volume", .more = "Example: cohort volume resize db1 40G. Volumes do not shrink.", .path = "/volumes"},
     {"volume", "check", "VOLUME", run_check, check_opts, "compare all copies of a volume and repair what differs",
      .more = "Goes on while the volume is used; cohort task cancel ends it. Each volume is checked once a week by itself.", .path = "/volumes"},
+    {"volume", "give-up", "VOLUME", run_give_up, give_up_opts, "give up blocks that no copy in sync can read, so that copies can be made",
+     .more = "Last resort, after an alarm that names them. Reading them fails with an I/O error until they are written again.", .path = "/volumes"},
     {"volume", "set", "VOLUME", run_set, set_opts, "limit what a volume's guest may do",
      .more = "Example: cohort volume set db1 --iops 500 --bandwidth 50M --burst 10s", .path = "/volumes"},
     {"volume", "delete", "VOLUME", run_delete, delete_opts, "delete a volume and what is in it", .path = "/volumes"},

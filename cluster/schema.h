@@ -82,6 +82,8 @@
     X(INT, check_done_ms)        /* end of the last check, 0 = never */                                            \
     X(IMAP, check_result)        /* of it: {checked|bad|repaired|unrepairable}_bytes */                                  \
     X(STRS, check_bad)           /* "<offset>+<length>" of what could not be repaired */                           \
+    X(STRS, unreadable)          /* the same of what no copy in sync can read and keeps others from coming in sync */ \
+    X(STRS, given_up)            /* of that, what an administrator gave up: reads fail until it is written again */ \
     X(SMAP, policy)
 
 #define CDB_COLS_SHARD(X)        /* id = "<id of the volume's data>/<index>"; made when first written */                         \

@@ -73,6 +73,9 @@ MUST_CHECK int op_key_unlock(struct ops *o, const char *passphrase, struct err *
 const char *ops_key_state(const struct cdb_view *v); /* none|locked|unlocked, here */
 
 /* Asks for a consistency check; whoever owns the volume does it, as a task "check" with progress. */
+/* Gives up the blocks that no copy can read (Volume.unreadable): copies are made without them, reads of them fail until they are
+ * written again. E_CONFLICT if there are none. */
+MUST_CHECK int op_volume_give_up(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 MUST_CHECK int op_volume_check(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 
 /* ---- snapshots, clones ---- */

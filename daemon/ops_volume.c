@@ -364,6 +364,12 @@ enum volume_health ops_volume_health(const struct cdb_view *v, const struct cdb_
     }
     if (!short_of)
         return VOLUME_HEALTHY;
+    if (vol->unreadable.n) {
+        bool parked = fewest < copies_min(vol->replicas);
+        snprintf(why, 160, "no copy in sync can read some blocks, which keeps other copies from being made%s: cohort volume give-up %.40s",
+                 parked ? "; its I/O waits" : "", vol->name);
+        return parked ? VOLUME_PARKED : VOLUME_DEGRADED;
+    }
     if (fewest < copies_min(vol->replicas)) {
         snprintf(why, 160, "%" PRId64 " of %" PRId64 " copies in sync in the worst of %d shards, %d needed: its I/O waits until a copy returns", fewest,
                  vol->replicas, shards, copies_min(vol->replicas));

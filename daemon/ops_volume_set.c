@@ -1,7 +1,9 @@
 /* Volumes: what can be changed about one that exists. See ops.h. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include "base/buf.h"
 #include "base/clock.h"
 #include "daemon/op.h"
 
@@ -95,5 +97,43 @@ int op_volume_check(struct ops *o, const char *name, op_done *done, void *arg, s
     struct check *c = op_new(o, sizeof *c, "check volume", done, arg);
     c->name = name;
     c->op.build = build_check;
+    return op_start(&c->op, e);
+}
+
+/* ---- what no copy can read ---- */
+
+static int build_give_up(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)
+{
+    const struct check *c = (struct check *)op;
+    const struct cdb_volume *vol = find(op, v, c->name, e);
+    char object[128], text[200];
+    if (!vol)
+        return e->code;
+    if (!vol->unreadable.n)
+        return err_set(e, E_CONFLICT, "volume %s has no block that keeps copies from being made\ndamaged blocks of a volume whose copies are in sync need "
+                       "no giving up: write them again", vol->name);
+    size_t n = 0;
+    const char **all = xcalloc(vol->unreadable.n + vol->given_up.n, sizeof *all);
+    for (size_t i = 0; i < vol->given_up.n; i++)
+        all[n++] = vol->given_up.v[i];
+    for (size_t i = 0; i < vol->unreadable.n; i++)
+        if (!cdb_strs_has(&vol->given_up, vol->unreadable.v[i]))
+            all[n++] = vol->unreadable.v[i];
+    cdb_txn_require_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_state, vol->state);
+    cdb_txn_set_strs(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_given_up, n, all);
+    cdb_txn_set_strs(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_unreadable, 0, NULL);
+    snprintf(object, sizeof object, "volume %s", vol->name);
+    snprintf(text, sizeof text, "%zu range(s) that no copy can read were given up by the administrator, the first at %s: reading them fails until they "
+             "are written again", vol->unreadable.n, vol->unreadable.v[0]);
+    cdb_txn_event(t, clock_wall_ms(), "alarm", object, text, "");
+    free(all);
+    return E_OK;
+}
+
+int op_volume_give_up(struct ops *o, const char *name, op_done *done, void *arg, struct err *e)
+{
+    struct check *c = op_new(o, sizeof *c, "give up blocks of volume", done, arg);
+    c->name = name;
+    c->op.build = build_give_up;
     return op_start(&c->op, e);
 }

@@ -116,6 +116,7 @@ void rest_volume_resize(struct rest_req *rq);
 void rest_key_set(struct rest_req *rq);
 void rest_key_unlock(struct rest_req *rq);
 void rest_volume_check(struct rest_req *rq);
+void rest_volume_give_up(struct rest_req *rq);
 void rest_volume_limits(struct rest_req *rq);
 void rest_volume_clone(struct rest_req *rq);
 void rest_volume_flatten(struct rest_req *rq);

@@ -150,15 +150,13 @@ static json_t *shards(const struct cdb_view *v, const struct cdb_volume *vol)
 /* The last check, and whether one is wanted or under way. */
 static json_t *volume_check_json(const struct cdb_volume *vol)
 {
-    json_t *o = json_object(), *bad = json_array();
+    json_t *o = json_object();
     put_bool(o, "wanted", vol->check_asked_ms > vol->check_done_ms);
     put_int(o, "asked_ms", vol->check_asked_ms);
     put_int(o, "done_ms", vol->check_done_ms);
     for (size_t i = 0; i < vol->check_result.n; i++)
         put_int(o, vol->check_result.k[i], vol->check_result.v[i]);
-    for (size_t i = 0; i < vol->check_bad.n; i++)
-        json_array_append_new(bad, str(vol->check_bad.v[i]));
-    json_object_set_new(o, "unrepairable", bad); /* "<offset>+<length>" in bytes of the volume */
+    json_object_set_new(o, "unrepairable", strs(&vol->check_bad)); /* "<offset>+<length>" in bytes of the volume */
     return o;
 }
 
@@ -187,6 +185,8 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
     put_int(o, "bandwidth_bytes", vol->bandwidth_bytes);
     put_int(o, "burst_ms", vol->burst_ms);
     json_object_set_new(o, "check", volume_check_json(vol));
+    json_object_set_new(o, "unreadable", strs(&vol->unreadable)); /* "<offset>+<length>": no copy in sync can read it */
+    json_object_set_new(o, "given_up", strs(&vol->given_up));
     put_ref(o, v, CDB_T_VOLUME, "parent", vol->parent);
     put_bool(o, "flatten", vol->flatten);
     if (strcmp(vol->purpose, "snapshot") == 0)

@@ -184,6 +184,21 @@ void rest_volume_check(struct rest_req *rq)
         rest_started(rq, op_volume_check(rq->r->ops, rq->arg[0], rest_done, rq, &e), &e);
 }
 
+void rest_volume_give_up(struct rest_req *rq)
+{
+    bool accepted = false;
+    struct err e;
+    const struct jin_field f[] = {{"accept_data_loss", JIN_BOOL, true, &accepted}};
+    if (!rest_read(rq, f, N(f)))
+        return;
+    if (!accepted) {
+        err_set(&e, E_INVAL, "field \"accept_data_loss\": must be true\nwhat is given up is lost for good");
+        rest_fail(rq, &e);
+        return;
+    }
+    rest_started(rq, op_volume_give_up(rq->r->ops, rq->arg[0], rest_done, rq, &e), &e);
+}
+
 void rest_volume_limits(struct rest_req *rq)
 {
     struct volume_limits *s = rest_priv(rq, sizeof *s);

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define FRAME_MAGIC 0x54524843u /* "CHRT" */
-#define FRAME_VERSION 2
+#define FRAME_VERSION 3
 #define FRAME_SIZE 32
 
 enum { FRAME_REPLY = 1, FRAME_ERROR = 2 };

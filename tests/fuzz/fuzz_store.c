@@ -40,6 +40,7 @@ static int apply(void *arg, const struct journal_found *f, struct err *e)
     assert(offset / STORE_CHUNK == (offset + length - 1) / STORE_CHUNK);
     if (f->rec.data_block)
         assert(f->file_off >= FMT_RING_AT && f->file_off + length <= FMT_RING_AT + j->ring_bytes);
+    assert(!f->rec.lost || f->rec.type == FMT_COPY);
     return length == 7 * 512 && f->rec.type == FMT_COPY ? err_set(e, E_CORRUPT, "refused by the index") : E_OK;
 }
 
@@ -50,6 +51,7 @@ static void record(struct fmt_record *f, struct input *in, uint32_t *block, uint
     uint32_t length = copy && !(flags & 4) ? STORE_CHUNK : (len % 16 + 1u) * 512 + (flags >> 7);
     f->type = type % 6 + (type == 255);
     f->flags = flags & 3;
+    f->lost = flags & 32 ? htole16(where) : 0;
     f->epoch = htole64(1);
     f->seq = htole64(where);
     f->offset = htole64(copy ? (uint64_t)where * STORE_CHUNK : where * 512u + (flags & 8 ? UINT64_MAX - 4095 : 0));
@@ -83,6 +85,8 @@ static void tweak(struct fmt_batch *h, uint8_t what, uint8_t v)
     case 5: h->version = htole16(v); break;
     case 6: h->pos = htole64(v * 512u); break;
     case 7: h->total_bytes = htole32(UINT32_MAX - v); break;
+    case 8: h->meta_number = htole64(v); break;
+    case 9: h->fence_number = htole64(v); break;
     default: break;
     }
 }
@@ -132,6 +136,8 @@ static void fuzz_journal(struct input *in)
     uint64_t pos = j.head_pos = j.trim_pos = j.free_pos = (uint64_t)(next(in) % 64) * FMT_BLOCK, seq = 1;
     j.next_seq = j.trim_seq = j.free_seq = 1;
     j.life = 1;
+    j.meta_number = j.fence_number = 128; /* what the metadata have seen */
+    j.meta_durable_seq = next(in) % 4;
     j.sb.durable_seq = htole64(next(in) % 8);
     for (unsigned batches = next(in) % 8; batches; batches--)
         pos += write_batch(&j, fd, in, pos, seq++);
@@ -170,10 +176,10 @@ static int on_ext(void *arg, const struct store_shard_id *id, uint32_t index, co
 
 static void fuzz_meta(struct input *in)
 {
-    static const char kind[] = "LNFSEX";
-    static const uint8_t key_bytes[] = {1, 1, 21, 21, 25, 3};
+    static const char kind[] = "LNGFSEX";
+    static const uint8_t key_bytes[] = {1, 1, 1, 21, 21, 25, 3};
     const struct meta_visitor v = {on_label, on_number, on_fences, on_fence, on_progress, on_ext};
-    unsigned k = next(in) % 6;
+    unsigned k = next(in) % 7;
     uint8_t key[32] = {(uint8_t)kind[k]}, value[600];
     size_t key_n = key_bytes[k], n = 0;
     uint64_t sum = 0;

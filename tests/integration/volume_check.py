@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Damage on disks, in a cluster that runs: bits of one copy flip and a check repairs them; the copy that serves reads is damaged
-and the reader does not notice; all copies of a block are damaged and it is refused, never served, and named; whole structures of
+and the reader does not notice; all copies of a block are damaged and it is refused, never served, and named; blocks of the last copy are damaged and the administrator
+gives them up; whole structures of
 a disk are damaged while its node is off (seeded), and the node comes back: the data stay right, the volume becomes healthy again or
 the disk is refused with the volumes it held, and `cohort disk replace` brings it back. Limits (QoS) are measured, and the
 plaintext of an encrypted volume is searched for on all disks.
@@ -58,9 +59,14 @@ def flip(path, offset, rng):
 
 def at_rest(lab):
     """All is in the extents and nobody but the test looks at it."""
+    def scrubbed(node):
+        """The file says where the scrub is: version, beginning of the round, volume, shard, offset; no volume: the round is over."""
+        with open(os.path.join(capacity(lab, node), "scrub")) as f:
+            _, _, volume, shard, offset = f.read().split()
+        return not volume.strip("0-") and (shard, offset) == ("0", "0")
+
     def resting(node):
-        disks = lab.api_on(node, "GET", "/debug/asan")["disks"]
-        return all(d["dirty_bytes"] == 0 for d in disks) and lab.metric(node, "cohort_asan_scrub_rounds_total") >= len(disks)
+        return all(d["dirty_bytes"] == 0 for d in lab.api_on(node, "GET", "/debug/asan")["disks"]) and scrubbed(node)
     for node in lab.names:
         wait_for(lambda: resting(node), 60, f"{node} to destage and to end its scrub", 0.2)
 
@@ -141,6 +147,63 @@ def all_copies(lab, rng, node, source):
     result = run_check(lab, "v")
     check(result["bad_bytes"] == 0, f"{result}")
     note(f"offset {offset} damaged on all three: refused, named by the check; written again it is whole")
+
+
+def salvage(lab, node, volume, path):
+    """Reads all that can be read; what cannot is zero in the result."""
+    lab.exec(node, "qemu-img", "convert", "--salvage", "-f", "raw", "-O", "raw", uri(volume), path, timeout=60)
+    with open(path, "rb") as f:
+        return f.read(8 * MIB)
+
+
+def last_copy(lab, rng, node, scratch):
+    """Two of three disks are lost, and blocks of the third are damaged: said, given up, refused to readers, healed by writing."""
+    lab.api("POST", "/volumes", {"name": "last", "size_bytes": 16 * MIB, "replicas": 3})
+    source, out, patch = (os.path.join(scratch, f) for f in ("last", "salvaged", "patch"))
+    data = bytearray(rng.randbytes(8 * MIB))
+    with open(source, "wb") as f:
+        f.write(data)
+    lab.exec(node, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", source, uri("last"), timeout=60)
+    blocks = damage(lab, [node], rng, source, 3)
+    for name in lab.others(node):
+        lab.kill(name)
+    for name in lab.others(node):
+        empty(lab, name)
+        lab.start(name)
+    for name in lab.names:
+        lab.wait_node(name, "up")
+    wanted = [f"{b * BLOCK}+{BLOCK}" for b in sorted(blocks)]
+    wait_for(lambda: ranges(lab.api("GET", "/volumes/last")["unreadable"]) == ranges(wanted), 60, f"volume last to say that {wanted} cannot be read")
+    row = lab.api("GET", "/volumes/last")
+    check(row["health"] == "parked" and "give-up" in row["health_reason"], f"a volume with one copy, and that damaged, does not say so: {row}")
+    check(any("give-up last" in e["message"] for e in lab.api("GET", "/events") if e["object"] == "volume last"), "no event says what to do")
+    lab.command("cohort", "volume", "give-up", "last", check_status=False)
+    check(lab.api("GET", "/volumes/last")["unreadable"], "blocks were given up without the flag")
+    lab.cli("volume", "give-up", "last", "--accept-data-loss")
+    for volume in ("last", "v"):
+        lab.wait_healthy(volume, 90)
+    for b in blocks:
+        data[b * BLOCK:(b + 1) * BLOCK] = bytes(BLOCK)
+    for name in (node, lab.others(node)[0]):
+        for b in blocks:
+            text = lab.exec(name, "qemu-io", "-f", "raw", "-c", f"read {b * BLOCK} {BLOCK}", uri("last"), check_status=False)
+            check("failed" in text, f"{name} served a block that was given up: {text}")
+        check(salvage(lab, name, "last", out) == data, f"{name}: what was not given up differs")
+    for b in blocks:
+        with open(source, "rb") as f, open(patch, "wb") as p:
+            f.seek(b * BLOCK)
+            p.write(f.read(BLOCK))
+        lab.exec(node, "qemu-io", "-f", "raw", "-c", f"write -s {patch} {b * BLOCK} {BLOCK}", uri("last"))
+    for name in lab.names:
+        equal(lab, name, source, "last")
+    result = run_check(lab, "last")
+    check(result["bad_bytes"] == 0, f"{result}")
+    note(f"two disks lost, {wanted} damaged on the third: parked and said; given up: 3 copies, EIO for those blocks; written again: whole")
+
+
+def ranges(texts):
+    """The blocks of "offset+length" texts: neighbours may be one range or two."""
+    return sorted(at for t in texts for at in range(int(t.split("+")[0]), sum(map(int, t.split("+"))), BLOCK))
 
 
 def structures(lab, node):
@@ -259,10 +322,14 @@ def offline(lab, rng, node, source, rounds):
     note(f"{rounds} disks damaged while off: {refused} refused and replaced, {rounds - refused} opened; all data right on both nodes")
 
 
+def empty(lab, node):
+    for root in (fast(lab, node), capacity(lab, node)):
+        subprocess.run(["find", root, "-mindepth", "1", "-delete"], check=True)
+
+
 def replace(lab, victim, disk):
     """What the admin does: an empty disk in the place of the refused one."""
-    for root in (fast(lab, victim), capacity(lab, victim)):
-        subprocess.run(["find", root, "-mindepth", "1", "-delete"], check=True)
+    empty(lab, victim)
     lab.cli("disk", "replace", f"{victim}:{disk['name']}")
 
 
@@ -350,6 +417,7 @@ def scenario(lab, args):
     all_copies(lab, rng, node, source)
     limits(lab, node)
     encryption(lab, node, scratch)
+    last_copy(lab, rng, node, scratch)
     offline(lab, rng, node, source, args.rounds)
 
 

@@ -5,7 +5,7 @@ import ssl
 import struct
 
 FRAME = struct.Struct("<IBBHQIII")  # magic, version, flags, kind, request id, pb_len, data_len, reserved; then crc32c
-MAGIC, VERSION, SIZE = 0x54524843, 2, 32
+MAGIC, VERSION, SIZE = 0x54524843, 3, 32
 FLAG_REPLY, FLAG_ERROR = 1, 2
 PING, STORE_FENCE, STORE_WRITE = 1, 64, 65
 E_STALE = -10

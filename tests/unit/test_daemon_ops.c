@@ -587,11 +587,34 @@ static void imports(void **state)
     assert_string_equal(volume("new")->state, "ready");
 }
 
+/* What no copy can read is given up once, exactly what the row names, and is remembered. */
+static void give_up(void **s)
+{
+    const char *first[] = {"0+4096", "65536+8192"}, *second[] = {"131072+4096", "65536+8192"};
+    char why[160];
+    assert_int_equal(make_volume("v", GIB, 0), E_OK);
+    assert_int_equal(twin_end(&w, op_volume_give_up(w.ops, "v", twin_done, &w, &w.err)), E_CONFLICT);
+    assert_int_equal(twin_end(&w, op_volume_give_up(w.ops, "none", twin_done, &w, &w.err)), E_NOTFOUND);
+    for (int round = 0; round < 2; round++) {
+        struct cdb_txn *t = cdb_txn_new();
+        cdb_txn_set_strs(t, CDB_T_VOLUME, volume("v")->id, CDB_VOLUME_unreadable, 2, round ? second : first);
+        twin_commit(&w, t);
+        shard(volume("v")->id, 0, 1);
+        assert_int_equal(ops_volume_health(twin_view(&w), volume("v"), why), VOLUME_PARKED);
+        assert_non_null(strstr(why, "cohort volume give-up v"));
+        assert_int_equal(twin_end(&w, op_volume_give_up(w.ops, "v", twin_done, &w, &w.err)), E_OK);
+        assert_int_equal(volume("v")->unreadable.n, 0);
+        assert_int_equal(volume("v")->given_up.n, 2 + round);
+        assert_true(cdb_strs_has(&volume("v")->given_up, "65536+8192"));
+    }
+    assert_true(cdb_strs_has(&volume("v")->given_up, "0+4096") && cdb_strs_has(&volume("v")->given_up, "131072+4096"));
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(volumes),   T(too_many_replicas), T(health),    T(networks),          T(addresses_run_out),     T(address_race),   T(volume_race),
+        T(volumes), T(give_up),   T(too_many_replicas), T(health),    T(networks),          T(addresses_run_out),     T(address_race),   T(volume_race),
         T(machines_refused), T(life),       T(placement), T(stop_on_dead_host), T(conflicts_and_unknown), T(without_quorum), T(images),
         T(node_removal),     T(joining),    T(snapshots), T(imports),
     };

@@ -203,6 +203,53 @@ static void journal_live(void **state)
     free(want);
 }
 
+/* A copy without blocks that nobody has: they read as damaged, in the journal, after a replay and in the extents, until they are
+ * written whole. */
+static void given_up(void **state)
+{
+    struct disk *d = *state;
+    uint8_t got[4096], *want = malloc(STORE_CHUNK);
+    const uint16_t lost = 1u << 3 | 1u << 15;
+    struct store_copy q = {.shard = shard_id(1, 0), .chunk = 1, .version = {1, 1}, .lost = lost, .zero = true};
+    struct wait w;
+    op_init(&q.op, &w);
+    store_copy(d->s, &q);
+    assert_int_equal(wait_for(d, &w), E_INVAL);
+    fill(want, STORE_CHUNK, 9);
+    q.data = iobuf_new(STORE_CHUNK);
+    memcpy(q.data->data, want, STORE_CHUNK);
+    q.crc = crc32c(0, want, STORE_CHUNK);
+    q.zero = false;
+    op_init(&q.op, &w);
+    store_copy(d->s, &q);
+    iobuf_unref(q.data);
+    assert_int_equal(wait_for(d, &w), E_OK);
+    for (int round = 0; round < 4; round++) {
+        for (unsigned b = 0; b < 16; b++) {
+            int rc = do_read(d, shard_id(1, 0), STORE_CHUNK + b * 4096, 4096, got);
+            assert_int_equal(rc, lost >> b & 1 ? E_CORRUPT : E_OK);
+            if (rc == E_OK)
+                assert_memory_equal(got, want + b * 4096, 4096);
+        }
+        if (round == 1)
+            assert_int_equal(do_destage(d), E_OK);
+        disk_close(d);
+        disk_must_open(d);
+    }
+    assert_int_equal(do_write(d, shard_id(1, 0), 1, 2, 2, STORE_CHUNK + 3 * 4096, 512, 5, 0), E_OK);
+    assert_int_equal(do_read(d, shard_id(1, 0), STORE_CHUNK + 3 * 4096 + 512, 512, got), E_CORRUPT);
+    assert_int_equal(do_destage(d), E_OK);
+    assert_int_equal(do_read(d, shard_id(1, 0), STORE_CHUNK + 3 * 4096 + 512, 512, got), E_CORRUPT);
+    for (unsigned b = 3; b < 16; b += 12) {
+        assert_int_equal(do_write(d, shard_id(1, 0), 1, 3 + b, 3 + b, STORE_CHUNK + b * 4096, 4096, 6, 0), E_OK);
+        assert_int_equal(do_destage(d), E_OK);
+        fill(want, 4096, 6);
+        assert_int_equal(do_read(d, shard_id(1, 0), STORE_CHUNK + b * 4096, 4096, got), E_OK);
+        assert_memory_equal(got, want, 4096);
+    }
+    free(want);
+}
+
 static void extents(void **state)
 {
     struct disk *d = *state;
@@ -423,6 +470,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(leftovers, setup, teardown),
         cmocka_unit_test_setup_teardown(journal_end_after_close, setup, teardown),
         cmocka_unit_test_setup_teardown(journal_live, setup, teardown),
+        cmocka_unit_test_setup_teardown(given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(extents, setup, teardown),
         cmocka_unit_test_setup_teardown(torn_in_place, setup, teardown),
         cmocka_unit_test_setup_teardown(extents_cut_off, setup, teardown),

@@ -87,6 +87,7 @@ static void on_tick(uv_timer_t *t)
     resync_tick(a);
     keys_tick(a);
     check_tick(a);
+    lost_tick(a);
     scrub_tick(a);
     tidy_tick(a);
     disk_health_tick(a);

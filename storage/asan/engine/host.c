@@ -212,6 +212,7 @@ static void do_copy(struct hreq *h)
     c->chunk = h->m.chunk;
     c->version = h->m.version;
     c->zero = h->m.zero;
+    c->lost = h->m.lost;
     c->crc = h->m.crc;
     c->data = h->m.data;
     c->data_off = h->m.data_off;

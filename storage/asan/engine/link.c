@@ -201,6 +201,7 @@ static void send_copy(struct lcall *c, Cohort__Storage__Shard *s)
     q.chunk = m->chunk;
     q.version = &v;
     q.zero = m->zero;
+    q.lost = m->lost;
     q.crc = m->crc;
     call(c, RPC_STORE_COPY, NULL, &q.base, m->zero ? 0 : STORE_CHUNK);
 }

@@ -232,6 +232,7 @@ struct volume { /* one per row of Volume */
     struct check *check;         /* under way here */
     int64_t check_served_ms;     /* check_asked_ms of the last one that ended here: the view may lag */
     uint64_t check_ask_ms, seen_ms; /* not asked for again before; first seen */
+    uint64_t lost_ms;            /* unreadable blocks are not looked at again before (lost.c) */
     bool throttled;              /* in a->throttled: requests wait for their turn under the limits */
     TAILQ_ENTRY(volume) throttle_entry;
     struct vreq *cutting;        /* a long zero that is not yet cut: later requests wait behind it */
@@ -459,6 +460,10 @@ void keys_tick(struct asan *a);
 
 /* check.c, scrub.c, digest.c */
 void check_tick(struct asan *a);
+
+/* lost.c */
+void lost_give(struct shard *s, const struct cdb_volume *row); /* tells the core what of its shard was given up */
+void lost_tick(struct asan *a);
 void check_op_done(struct owner_op *op, int status);        /* an operation with `check` or `repair` came back */
 void check_stop(struct volume *v, const char *state);
 void check_ask(struct asan *a, const char *volume_id, int64_t wall_ms);

@@ -234,7 +234,8 @@ static void on_copy(struct rpc_req *req, void *arg)
     struct ldisk *d = check_shard(arg, req, q->shard, &id);
     if (!d)
         return;
-    if (!q->version || !q->number || q->chunk >= SHARD_MAX_BYTES / STORE_CHUNK || req->data_len != (q->zero ? 0 : STORE_CHUNK)) {
+    if (!q->version || !q->number || q->chunk >= SHARD_MAX_BYTES / STORE_CHUNK || req->data_len != (q->zero ? 0 : STORE_CHUNK) ||
+        q->lost > UINT16_MAX || (q->lost && q->zero)) {
         rpc_reply_err(req, E_INVAL, 0, "bad copy");
         return;
     }
@@ -244,6 +245,7 @@ static void on_copy(struct rpc_req *req, void *arg)
     h->m.chunk = q->chunk;
     h->m.version = (struct store_version){q->version->epoch, q->version->seq};
     h->m.zero = q->zero;
+    h->m.lost = (uint16_t)q->lost;
     h->m.crc = q->crc;
     h->m.data = q->zero ? NULL : iobuf_ref(req->data);
     host_request(d, &id, false, h);

@@ -33,7 +33,7 @@ struct batch {
     bool queued;                 /* `later` is */
     struct later later;
 };
-#define BATCH_MAX 2048 /* two operations and some 800 bytes of JSON each: 1.6 MB, well within what the database takes at once */
+#define BATCH_MAX 256
 
 static struct ref *ref_new(struct shard *s, uint32_t disk)
 {
@@ -405,6 +405,7 @@ void shard_view(struct shard *s, const struct cdb_view *view)
         }
     }
     owner_view(s->core, &ov, now_ms());
+    lost_give(s, vol);
     shard_after(s);
 }
 

@@ -13,7 +13,7 @@ if(TARGET c_proto AND TARGET c_cluster)
   target_link_libraries(c_engine PUBLIC c_repl c_store c_front c_cluster c_proto)
   target_link_libraries(c_volume PUBLIC c_engine)
 
-  target_sources(c_engine PRIVATE ${CMAKE_CURRENT_LIST_DIR}/qos.c ${CMAKE_CURRENT_LIST_DIR}/check.c
+  target_sources(c_engine PRIVATE ${CMAKE_CURRENT_LIST_DIR}/qos.c ${CMAKE_CURRENT_LIST_DIR}/check.c ${CMAKE_CURRENT_LIST_DIR}/lost.c
     ${CMAKE_CURRENT_LIST_DIR}/scrub.c ${CMAKE_CURRENT_LIST_DIR}/digest.c
     ${CMAKE_CURRENT_LIST_DIR}/crypt.c ${CMAKE_CURRENT_LIST_DIR}/keys.c)
   target_link_libraries(c_engine PRIVATE OpenSSL::Crypto)

@@ -36,6 +36,7 @@ struct repl_msg {
     struct store_version version; /* COPY: the source's; TAIL: only records above it */
     bool use_reserve;         /* WRITE: to be carried out even where the disk counts as full, for it is under way elsewhere */
     bool zero;                /* WRITE, COPY: no data */
+    uint16_t lost;            /* COPY: bit per OWNER_CHECK_BLOCK that nobody has: to read as damaged. Not with `zero` */
     bool through;             /* READ: on behalf of an operation: say in `absent` what this replica never had */
     bool fill;                /* with `through`: the bytes are to be written again: absent chunks come from the layer below */
     uint32_t crc;             /* crc32c of the data */

@@ -100,9 +100,7 @@ void owner_free(struct owner *o)
         return;
     assert(TAILQ_EMPTY(&o->waiting) && TAILQ_EMPTY(&o->reading) && TAILQ_EMPTY(&o->writing) && TAILQ_EMPTY(&o->done));
     free(o->ranges);
-    free(o->join.src);
-    free(o->join.dst);
-    free(o->join.same);
+    join_free(o);
     free(o);
 }
 

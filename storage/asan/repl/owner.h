@@ -115,6 +115,10 @@ void owner_free(struct owner *o); /* after owner_drain() */
 /* At least this many in-sync members, or everything waits: 2 of 3, 1 of 2, 1 of 1. */
 int owner_min_isr(int replicas);
 
+/* Blocks of a chunk, a bit each. */
+struct owner_lost { uint64_t chunk; uint16_t blocks; };
+#define OWNER_LOST_MAX 64u
+
 /* ---- events ---- */
 
 /* The database's state of this shard. Older views than what is known are ignored. */
@@ -149,6 +153,13 @@ void owner_allow_join(struct owner *o, bool allowed, uint64_t now_ms);
 /* From the first call on a join copies only what it was given: `chunks` from now until the next call; more only where a guest's
  * write waits for it. Returns what was left of the last credit. */
 uint32_t owner_join_credit(struct owner *o, uint32_t chunks, uint64_t now_ms);
+
+/* Blocks that an administrator gave up, ascending by chunk, copied: where no in-sync member can read them, a replica is brought up
+ * to date without them; they read as E_CORRUPT there, too, until written whole. All others keep it out of the set. */
+void owner_give_up(struct owner *o, const struct owner_lost *lost, size_t n, uint64_t now_ms);
+/* What keeps a replica out: blocks that no in-sync member could read and that are not given up, as the last attempt found them (in
+ * the batch it got to, OWNER_LOST_MAX chunks at most). The core's, valid until the next event. */
+size_t owner_unreadable(const struct owner *o, const struct owner_lost **ret);
 
 /* A finished operation, NULL if none is left. Call after each event. */
 struct owner_op *owner_take_done(struct owner *o);

@@ -14,7 +14,9 @@
  * batch; if some of its chunks are the same and some are not it waits until all are, and they are copied first.
  * Any failure of the joiner ends the join; the next one compares again and copies only what differs, so work is kept. */
 #include <assert.h>
+#include <stdlib.h>
 #include <string.h>
+#include "base/crc32c.h"
 #include "storage/asan/repl/owner_priv.h"
 
 #define BACKOFF_MIN_MS 500
@@ -38,6 +40,22 @@ bool join_wanted(const struct owner *o, int *ret_m)
     return false;
 }
 
+static void copies_clear(struct join *j)
+{
+    for (int k = 0; k < JOIN_COPIES; k++)
+        iobuf_unref(j->copy[k].whole);
+    memset(j->copy, 0, sizeof j->copy);
+}
+
+void join_free(struct owner *o)
+{
+    copies_clear(&o->join);
+    free(o->join.src);
+    free(o->join.dst);
+    free(o->join.same);
+    free(o->given);
+}
+
 void join_abort(struct owner *o, const char *why)
 {
     (void)why;
@@ -45,6 +63,7 @@ void join_abort(struct owner *o, const char *why)
     struct member *m = &o->m[j->m];
     assert(!m->add_pending);
     j->state = J_IDLE;
+    copies_clear(j);
     m->joining = false;
     uint64_t wait = (uint64_t)BACKOFF_MIN_MS << (m->join_failures < 6 ? m->join_failures : 6);
     m->join_failures++;
@@ -121,7 +140,7 @@ enum join_class join_classify(struct owner *o, const struct owner_op *op)
     uint32_t same = 0, different = 0, first_different = 0;
     for (uint64_t c = first; c < end; c++) {
         uint32_t k = (uint32_t)(c - j->first);
-        if (j->same[k])
+        if (j->same[k] == SAME)
             same++;
         else if (!different++)
             first_different = k;
@@ -167,7 +186,8 @@ static void begin_batch(struct owner *o, uint64_t first)
     j->source = -1;
     j->hint = 0;
     j->urgent = false;
-    memset(j->same, 0, j->count);
+    j->skipped = 0;
+    memset(j->same, DIFFERENT, j->count);
 }
 
 static void ask_versions(struct owner *o, int i)
@@ -188,10 +208,10 @@ static void compare(struct owner *o)
     j->left = 0;
     for (uint32_t k = 0; k < j->count; k++) {
         int diff = store_version_cmp(j->src[k], j->dst[k]);
-        j->same[k] = diff == 0 || (diff < 0 && MUTANT(OWNER_KEEP_HIGHER));
-        j->left += !j->same[k];
+        j->same[k] = diff == 0 || (diff < 0 && MUTANT(OWNER_KEEP_HIGHER)) ? SAME : DIFFERENT;
+        j->left += j->same[k] == DIFFERENT;
     }
-    memset(j->copy, 0, sizeof j->copy);
+    copies_clear(j);
     j->state = J_COPY;
 }
 
@@ -210,7 +230,7 @@ static void pick_chunk(struct owner *o, struct join_copy *c)
     struct join *j = &o->join;
     for (uint32_t n = 0; n < j->count; n++) {
         uint32_t k = (j->hint + n) % j->count;
-        if (j->same[k] || copying(j, j->first + k))
+        if (j->same[k] != DIFFERENT || copying(j, j->first + k))
             continue;
         if (o->join_paced && !j->urgent && o->join_credit-- == 0) {
             o->join_credit = 0;
@@ -233,7 +253,7 @@ static void send_copy(struct owner *o, struct join_copy *c, struct iobuf *data, 
     c->tag = new_tag(o);
     c->sent_ms = o->now;
     struct repl_msg msg = {.kind = REPL_COPY, .tag = c->tag, .seq = ++o->m[j->m].copies, .chunk = c->chunk, .version = j->src[c->chunk - j->first],
-                           .zero = !data, .data = data, .data_off = data_off, .crc = crc,
+                           .zero = !data, .data = data, .data_off = data_off, .crc = crc, .lost = data ? c->lost : 0,
                            .offset = c->chunk * STORE_CHUNK, .length = STORE_CHUNK};
     member_send(o, j->m, &msg);
 }
@@ -258,6 +278,10 @@ static void advance_copy(struct owner *o, struct join_copy *c)
         c->tag = new_tag(o);
         c->sent_ms = o->now;
         struct repl_msg msg = {.kind = REPL_READ, .tag = c->tag, .offset = c->chunk * STORE_CHUNK, .length = STORE_CHUNK};
+        if (c->whole) {
+            msg.offset += (uint64_t)c->block * BLOCK;
+            msg.length = BLOCK;
+        }
         member_send(o, c->source, &msg);
     }
 }
@@ -267,17 +291,98 @@ static bool all_zero(const uint8_t *p, size_t len)
     return p[0] == 0 && memcmp(p, p + 1, len - 1) == 0;
 }
 
+/* ---- a chunk that no member can read in one piece ---- */
+
+static uint16_t given_up(const struct owner *o, uint64_t chunk)
+{
+    for (size_t k = 0; k < o->n_given; k++)
+        if (o->given[k].chunk == chunk)
+            return o->given[k].blocks;
+    return 0;
+}
+
+/* All blocks were tried. Only what an administrator gave up may be missing from the joiner's copy; else the chunk is passed over, so
+ * that one attempt finds all that is missing of the batch. */
+static void blocks_tried(struct owner *o, struct join_copy *c)
+{
+    struct join *j = &o->join;
+    uint16_t missing = c->lost & (uint16_t)~given_up(o, c->chunk);
+    struct iobuf *whole = c->whole;
+    c->whole = NULL;
+    if (!missing) {
+        send_copy(o, c, whole, 0, crc32c(0, whole->data, STORE_CHUNK));
+    } else {
+        if (o->n_unreadable < OWNER_LOST_MAX)
+            o->unreadable[o->n_unreadable++] = (struct owner_lost){c->chunk, missing};
+        j->same[c->chunk - j->first] = SKIPPED;
+        j->skipped++;
+        j->left--;
+        c->state = C_FREE;
+    }
+    iobuf_unref(whole);
+}
+
+static void next_block(struct owner *o, struct join_copy *c)
+{
+    c->bad = 0;
+    c->source = -1;
+    if (++c->block == STORE_CHUNK / BLOCK)
+        blocks_tried(o, c);
+}
+
+/* `c->source` could not read what it was asked for; another member has the same bytes (rule 5). */
+static void unreadable(struct owner *o, struct join_copy *c)
+{
+    c->bad |= bit(c->source);
+    c->source = -1;
+    if (isr_mask(o) & ~(unsigned)c->bad)
+        return;
+    if (c->whole) {
+        c->lost |= (uint16_t)(1u << c->block);
+        next_block(o, c);
+        return;
+    }
+    c->whole = iobuf_new(STORE_CHUNK);
+    memset(c->whole->data, 0, STORE_CHUNK);
+    c->bad = 0;
+}
+
+void owner_give_up(struct owner *o, const struct owner_lost *lost, size_t n, uint64_t now_ms)
+{
+    if (n == o->n_given && (!n || !memcmp(lost, o->given, n * sizeof *lost)))
+        return;
+    o->now = now_ms;
+    free(o->given);
+    o->given = n ? xmalloc(n * sizeof *lost) : NULL;
+    o->n_given = n;
+    for (size_t k = 0; k < n; k++)
+        o->given[k] = lost[k];
+    for (int i = 0; i < OWNER_MEMBERS_MAX; i++) /* who waits because of them need not wait longer */
+        o->m[i].join_retry_ms = o->m[i].join_failures = 0;
+}
+
+size_t owner_unreadable(const struct owner *o, const struct owner_lost **ret)
+{
+    *ret = o->unreadable;
+    return o->n_unreadable;
+}
+
+/* ---- answers ---- */
+
 static void copy_answer(struct owner *o, struct join_copy *c, const struct repl_answer *a)
 {
     struct join *j = &o->join;
+    if (c->state == C_READ && a->status) {
+        unreadable(o, c);
+        return;
+    }
+    if (c->state == C_READ && c->whole) {
+        if (a->data)
+            memcpy(c->whole->data + (size_t)c->block * BLOCK, a->data->data + a->data_off, BLOCK);
+        next_block(o, c);
+        return;
+    }
     if (c->state == C_READ) {
-        if (a->status) { /* E_CORRUPT: another member has the same bytes (rule 5) */
-            c->bad |= bit(c->source);
-            c->source = -1;
-            if (!(isr_mask(o) & ~(unsigned)c->bad))
-                join_abort(o, "no member can read a chunk");
-            return;
-        }
         bool zero = !a->data || all_zero(a->data->data + a->data_off, STORE_CHUNK);
         send_copy(o, c, zero ? NULL : a->data, a->data_off, a->crc);
         return;
@@ -287,8 +392,8 @@ static void copy_answer(struct owner *o, struct join_copy *c, const struct repl_
         return;
     }
     uint32_t k = (uint32_t)(c->chunk - j->first);
-    assert(!j->same[k]);
-    j->same[k] = 1;
+    assert(j->same[k] == DIFFERENT);
+    j->same[k] = SAME;
     j->left--;
     j->copied++;
     o->copied_total++;
@@ -341,7 +446,7 @@ static void pump_compare(struct owner *o)
         if (write_in_flight(o, j->first * STORE_CHUNK, (uint64_t)j->count * STORE_CHUNK) && !MUTANT(OWNER_JOIN_NO_QUIET))
             return;
         j->state = J_COMPARE;
-        memset(j->copy, 0, sizeof j->copy);
+        copies_clear(j);
         ask_versions(o, j->m);
         j->copy[0].sent_ms = o->now;
     }
@@ -370,7 +475,9 @@ static void pump_copy(struct owner *o)
     }
     if (j->state != J_COPY)
         return;
-    if (!busy && !j->left)
+    if (!busy && !j->left && j->skipped)
+        join_abort(o, "no member can read a block");
+    else if (!busy && !j->left)
         begin_batch(o, j->first + j->count);
     else if (silent(o))
         join_abort(o, "no answer");
@@ -398,6 +505,7 @@ void join_pump(struct owner *o)
         }
         j->m = i;
         j->copied = 0;
+        o->n_unreadable = 0;
         j->state = J_FENCE;
         o->m[i].joining = true;
         member_want(o, i);

@@ -58,9 +58,14 @@ struct join_copy { /* one chunk on its way */
     enum { C_FREE, C_LOCK, C_READ, C_SEND } state;
     uint64_t chunk, tag;
     uint8_t bad;            /* members that could not read it */
+    struct iobuf *whole;    /* no member can read it in one piece: put together block by block; then: */
+    unsigned block;         /* being read */
+    uint16_t lost;          /* blocks that no member can read */
     int8_t source;
     uint64_t sent_ms;
 };
+
+enum { DIFFERENT, SAME, SKIPPED };
 
 struct join {
     enum join_state state;
@@ -68,7 +73,8 @@ struct join {
     uint64_t first;                   /* chunks below are the same on the joiner, and it gets their writes */
     uint32_t count;                   /* of the batch [first, first + count) */
     struct store_version *src, *dst;  /* of the batch; batch_chunks each */
-    uint8_t *same;                    /* per chunk of the batch: equal, or copied */
+    uint8_t *same;                    /* per chunk of the batch: SAME: equal, or copied; SKIPPED: cannot be copied now */
+    uint32_t skipped;
     bool have_src, have_dst;
     int8_t source;
     uint32_t hint;                    /* where in the batch to look for the next chunk to copy */
@@ -114,6 +120,10 @@ struct owner {
     bool join_paced;           /* join_credit counts */
     uint32_t join_credit;      /* chunks that may be begun */
     uint64_t copied_total;
+    struct owner_lost *given;  /* up, ascending */
+    size_t n_given;
+    struct owner_lost unreadable[OWNER_LOST_MAX]; /* and not given up: found by the last join */
+    size_t n_unreadable;
 };
 
 static inline bool required(const struct member *m) { return m->isr || m->joining || m->add_pending; }
@@ -176,5 +186,6 @@ bool join_answer(struct owner *o, int i, const struct repl_answer *a);  /* false
 void join_member_lost(struct owner *o, int i);
 void join_added(struct owner *o);                        /* the database has the joiner in sync */
 bool join_wanted(const struct owner *o, int *ret_m);
+void join_free(struct owner *o);
 
 #endif

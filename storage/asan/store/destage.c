@@ -73,7 +73,7 @@ static void take_records(struct merge_item *m, struct ext *t)
                 break;
             uint32_t begin = (uint32_t)(r->offset % STORE_EXTENT);
             m->recs[m->n_recs] = (struct merge_rec){.file_off = r->file_off, .begin = begin, .length = r->length, .crc = r->crc,
-                                                    .zero = rec_is_zero(r), .version = r->version};
+                                                    .zero = rec_is_zero(r), .lost = r->lost, .version = r->version};
             m->which[m->n_recs++] = r;
             map_set(m->ours, begin, begin + r->length);
         }

@@ -58,7 +58,7 @@ struct fmt_record {
     uint8_t volume[16];
     uint32_t shard;
     uint8_t type, flags;
-    uint16_t zero;
+    uint16_t lost;        /* FMT_COPY: bit per FMT_BLOCK that is lost: it reads as damaged until written whole */
     uint64_t epoch, seq, commit_epoch, commit_seq;
     uint64_t offset;      /* in the shard */
     uint32_t length;      /* <= STORE_CHUNK, within one chunk; FMT_PLACED: FMT_EXTENT */

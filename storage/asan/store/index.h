@@ -75,6 +75,7 @@ struct rec {
     uint64_t offset;        /* in the shard */
     uint32_t length, crc;
     uint8_t type, flags;    /* fmt_type, FMT_FIRST|FMT_LAST */
+    uint16_t lost;          /* of a copy: bit per block of the chunk */
     bool in_tail, destaging;
     uint64_t arrival;
     uint64_t file_off;      /* of its data in the journal file */

@@ -101,7 +101,7 @@ static void on_written(struct dev_io *io, int status)
 static void encode(struct fmt_record *f, const struct rec *r, uint32_t data_block)
 {
     *f = (struct fmt_record){
-        .shard = htole32(r->shard->id.index), .type = r->type, .flags = r->flags,
+        .shard = htole32(r->shard->id.index), .type = r->type, .flags = r->flags, .lost = htole16(r->lost),
         .epoch = htole64(r->version.epoch), .seq = htole64(r->version.seq),
         .commit_epoch = htole64(r->shard->commit.epoch), .commit_seq = htole64(r->shard->commit.seq),
         .offset = htole64(r->offset), .length = htole32(r->placed ? STORE_EXTENT : r->length), .crc = htole32(r->crc),

@@ -232,6 +232,7 @@ static void apply_record(const struct group *p, struct image *g, const struct me
     memcpy(to, data, c->length);
     if (crc32c(0, data, c->length) != c->crc)
         g->poison |= blocks_touched(c);
+    g->poison |= (uint64_t)c->lost << (c->begin / FMT_BLOCK);
 }
 
 static bool all_zero(const uint8_t *p, size_t n)

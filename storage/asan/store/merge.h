@@ -13,6 +13,7 @@ struct merge_rec { /* by arrival */
     uint32_t begin, length; /* in the extent */
     uint32_t crc;
     bool zero;
+    uint16_t lost;          /* of a copy of a chunk: bit per block */
     struct store_version version;
     bool covered;           /* worker's: newer ones leave nothing of it */
     size_t data_pos;        /* worker's: where its data are in memory */

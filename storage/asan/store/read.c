@@ -58,6 +58,8 @@ struct read {
     struct piece *pieces;
     unsigned left;
     int status;
+    bool lost;                    /* a block of it was given up, the one at lost_at */
+    uint64_t lost_at;
     bool no_cache;                /* it had something wrong, or the caller does not want it */
     uint64_t started_ns;
     uint32_t n_crc, crc[];        /* per block of the answer, as far as they are known: from the first on, or none */
@@ -112,12 +114,11 @@ static void finish(struct read *r, int status, const struct err *e)
         store_close_check(s);
 }
 
-static int damaged(const struct read *r, const char *where, uint64_t offset, struct err *e)
+static int damaged(const struct read *r, const char *why, uint64_t offset, struct err *e)
 {
     char text[ID_LEN + 1];
     metric_add(&m_corrupt, 1);
-    return err_set(e, E_CORRUPT, SHARD_FMT " offset %llu: checksum mismatch in the %s", SHARD_ARG(&r->id, text),
-                   (unsigned long long)offset, where);
+    return err_set(e, E_CORRUPT, SHARD_FMT " offset %llu: %s", SHARD_ARG(&r->id, text), (unsigned long long)offset, why);
 }
 
 /* Checked blocks of the capacity device go to the cache, if they are still what the extent is. */
@@ -156,7 +157,7 @@ static int check_extent(struct read *r, struct piece *p, struct err *e)
         }
         if (!p->pin && (!t || t->gen != p->gen || t->destaging))
             return 1;
-        return damaged(r, "extent", (uint64_t)p->index * STORE_EXTENT + (uint64_t)b * FMT_BLOCK, e);
+        return damaged(r, "checksum mismatch in the extent", (uint64_t)p->index * STORE_EXTENT + (uint64_t)b * FMT_BLOCK, e);
     }
     if (t)
         keep(r, p, t);
@@ -174,7 +175,7 @@ static int check_and_copy(struct read *r, struct err *e)
         if (!p->rec)
             rc = check_extent(r, p, e);
         else if (crc32c(0, p->iov.iov_base, p->rec->length) != p->rec->crc)
-            rc = damaged(r, "journal", p->rec->offset, e);
+            rc = damaged(r, "checksum mismatch in the journal", p->rec->offset, e);
         if (rc != E_OK)
             return rc;
         for (struct copy *c = p->copies; c && !p->in_dst; c = c->next)
@@ -265,6 +266,10 @@ static void plan_placed(struct read *r, struct rec *rec, uint32_t begin, uint32_
 /* From a segment: `begin`, `end` in the chunk. */
 static void plan_seg(struct read *r, const struct seg *g, uint32_t begin, uint32_t end, uint8_t *to)
 {
+    for (uint32_t b = begin / FMT_BLOCK; g->rec->lost && b <= (end - 1) / FMT_BLOCK && !r->lost; b++) {
+        r->lost = g->rec->lost >> b & 1;
+        r->lost_at = g->rec->offset / STORE_CHUNK * STORE_CHUNK + (uint64_t)b * FMT_BLOCK;
+    }
     uint32_t chunk = rec_chunk(g->rec) * STORE_CHUNK;
     if (g->rec->placed)
         plan_placed(r, g->rec, chunk + begin, chunk + end, to);
@@ -420,6 +425,7 @@ static void start(struct read *r)
     struct err e;
     char text[ID_LEN + 1];
     struct shard *sh = shard_find(&s->index, &r->id);
+    r->lost = false;
     if (!sh || !sh->exists || sh->dropping) {
         finish(r, err_set(&e, E_NOTFOUND, SHARD_FMT ": not on this disk", SHARD_ARG(&r->id, text)), &e);
         return;
@@ -443,7 +449,10 @@ static void start(struct read *r)
             at += n;
         }
     }
-    submit(r);
+    if (r->lost)
+        finish(r, damaged(r, "lost, and given up", r->lost_at, &e), &e);
+    else
+        submit(r);
 }
 
 static struct read *read_new(struct store *s, struct store_op *op, const struct store_shard_id *id, uint64_t offset,

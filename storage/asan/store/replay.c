@@ -51,9 +51,11 @@ static bool record_ok(const struct fmt_record *f, uint32_t total)
     uint32_t length = le32toh(f->length), block = le32toh(f->data_block);
     bool copy = f->type == FMT_COPY || f->type == FMT_COPY_ZERO, zero = f->type == FMT_ZERO || f->type == FMT_COPY_ZERO;
     if (f->type == FMT_PLACED)
-        return offset % STORE_EXTENT == 0 && length == STORE_EXTENT && block >= 1 && ((uint64_t)block + 1) * FMT_BLOCK <= total;
+        return !f->lost && offset % STORE_EXTENT == 0 && length == STORE_EXTENT && block >= 1 && ((uint64_t)block + 1) * FMT_BLOCK <= total;
     if (f->type < FMT_WRITE || f->type > FMT_COPY_ZERO || length == 0 || length > STORE_CHUNK || length % 512 || offset % 512
         || offset % STORE_CHUNK + length > STORE_CHUNK || (copy && length != STORE_CHUNK))
+        return false;
+    if (f->lost && f->type != FMT_COPY)
         return false;
     return zero ? block == 0 : block >= 1 && (uint64_t)block * FMT_BLOCK + journal_padded(length) <= total;
 }

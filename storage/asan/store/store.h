@@ -173,6 +173,7 @@ struct store_copy {
     uint64_t chunk;
     struct store_version version;  /* the source's; replaces ours whatever it was */
     bool zero;
+    uint16_t lost;                 /* bit per 4 KiB: nobody has its bytes; reads as E_CORRUPT until written whole. Not with `zero` */
     uint32_t crc;
     struct iobuf *data; size_t data_off; /* STORE_CHUNK bytes */
 };

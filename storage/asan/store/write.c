@@ -41,7 +41,7 @@ static int reserve(struct store *s, struct shard *sh, uint64_t offset, uint64_t 
 }
 
 struct append { struct store_op *op; struct shard *sh; struct store_version version; uint64_t offset; uint32_t length, crc;
-                uint8_t type; struct iobuf *data; size_t data_off; const uint32_t *blocks; const struct direct_plan *direct; };
+                uint8_t type; uint16_t lost; struct iobuf *data; size_t data_off; const uint32_t *blocks; const struct direct_plan *direct; };
 
 /* crc of a piece of the data: put together from those of its blocks where they are known. */
 static uint32_t piece_crc(const struct append *a, uint64_t at, uint32_t n)
@@ -67,6 +67,7 @@ static struct rec *next_rec(struct store *s, const struct append *a, uint64_t at
         return placed_new(s, a->sh, t, a->version, place, a->blocks + (at - a->offset) / FMT_BLOCK);
     }
     struct rec *r = rec_new(a->sh, t, a->version, at, n, goes_direct(a->direct, ext) ? FMT_ZERO : a->type);
+    r->lost = a->lost; /* of a copy: one chunk, one record */
     if (!rec_is_zero(r)) {
         r->data = iobuf_ref(a->data);
         r->data_off = a->data_off + (at - a->offset);
@@ -184,6 +185,8 @@ void store_copy(struct store *s, struct store_copy *c)
     if (sh && c->chunk >= (sh->shard_bytes + STORE_CHUNK - 1) / STORE_CHUNK)
         rc = err_set(&e, E_INVAL, SHARD_FMT ": no chunk %llu", SHARD_ARG(&c->shard, text), (unsigned long long)c->chunk);
     uint64_t offset = c->chunk * STORE_CHUNK;
+    if (rc == E_OK && c->zero && c->lost)
+        rc = err_set(&e, E_INVAL, SHARD_FMT ": a chunk of zeroes with lost blocks", SHARD_ARG(&c->shard, text));
     if (rc == E_OK && !c->zero)
         rc = check_data(&c->shard, offset, c->data, c->data_off, STORE_CHUNK, c->crc, NULL, &e);
     if (rc == E_OK && !c->zero)
@@ -193,7 +196,7 @@ void store_copy(struct store *s, struct store_copy *c)
         return;
     }
     append(s, &(struct append){.op = &c->op, .sh = sh, .version = c->version, .offset = offset, .length = STORE_CHUNK,
-                               .crc = c->crc, .type = c->zero ? FMT_COPY_ZERO : FMT_COPY, .data = c->data, .data_off = c->data_off});
+                               .crc = c->crc, .type = c->zero ? FMT_COPY_ZERO : FMT_COPY, .lost = c->lost, .data = c->data, .data_off = c->data_off});
 }
 
 void store_commit_mark(struct store *s, const struct store_shard_id *id, struct store_version mark)
@@ -302,7 +305,7 @@ static int replay_placed(struct store *s, struct shard *sh, const struct journal
     else if (t->home)
         rc = err_set(e, E_CORRUPT, "two records name place %llu", (unsigned long long)f->place);
     if (rc < 0) {
-        err_wrap(e, s->journal.dev.path);
+        err_wrap(e, "%s", s->journal.dev.path);
         ext_put(&s->index, t);
         return rc;
     }
@@ -354,6 +357,7 @@ int write_replay(void *arg, const struct journal_found *f, struct err *e)
     r->batch = f->batch;
     r->batch->live++;
     r->flags = d->flags;
+    r->lost = le16toh(d->lost);
     if (!rec_is_copy(r) && store_version_cmp(v, sh->last) > 0)
         sh->last = v;
     index_insert(&s->index, r);
