@@ -1,5 +1,6 @@
 /* Store: what a replica does every day - write, overwrite, read, destage, reopen, copy, fence, drop - against a model. */
 #include "test_store_util.h"
+#include "base/clock.h"
 #include "base/fault.h"
 
 #define SHARD_BYTES (4ull * MIB)
@@ -263,6 +264,42 @@ static void back_pressure(void **state)
     free(want);
 }
 
+static void count_down(struct store_op *op, int status, const struct err *e)
+{
+    assert_int_equal(status, E_OK);
+    --*(unsigned *)op->arg;
+}
+
+/* A shard is dropped while its writes wait for journal space: the space still comes, so the drop does, too. */
+static void drop_when_full(void **state)
+{
+    enum { N = 600 };
+    struct disk *d = *state;
+    struct store_shard_id id = shard_id(4, 0);
+    struct store_write *q = calloc(N, sizeof *q);
+    unsigned left = N;
+    struct store_op op;
+    struct wait w;
+    assert_int_equal(do_fence(d, id, 1, 64 * MIB), E_OK);
+    for (unsigned i = 0; i < N; i++) {
+        q[i] = (struct store_write){.op = {.done = count_down, .arg = &left}, .shard = id, .version = {1, i + 1}, .commit_seq = i,
+                                    .offset = (uint64_t)i * 65536, .length = 65536, .data = iobuf_new(65536)};
+        fill(q[i].data->data, 65536, i + 1);
+        q[i].crc = crc32c(0, q[i].data->data, 65536);
+        store_write(d->s, &q[i]);
+        iobuf_unref(q[i].data);
+    }
+    op_init(&op, &w);
+    store_drop(d->s, &op, &id, 2);
+    for (uint64_t until = clock_boot_ms() + 20000; !w.done;) {
+        assert_true(clock_boot_ms() < until);
+        uv_run(&d->loop, UV_RUN_NOWAIT);
+    }
+    assert_int_equal(w.status, E_OK);
+    assert_int_equal(left, 0);
+    free(q);
+}
+
 static void bad_input(void **state)
 {
     struct disk *d = *state;
@@ -412,6 +449,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(tail, setup, teardown),
         cmocka_unit_test_setup_teardown(fence_and_drop, setup, teardown),
         cmocka_unit_test_setup_teardown(back_pressure, setup, teardown),
+        cmocka_unit_test_setup_teardown(drop_when_full, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_input, setup, teardown),
         cmocka_unit_test_setup_teardown(device_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(no_space, setup, teardown),

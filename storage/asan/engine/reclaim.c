@@ -25,7 +25,7 @@ LOG_MODULE("asan");
 #define ROUND_MS 1000
 #define WINDOW (64u << 20) /* looked at at a time */
 #define WINDOW_CHUNKS (WINDOW / STORE_CHUNK)
-#define TAKES_MAX 8        /* on their way at a time; one while guests suffer */
+#define TAKES_MAX 8        /* on their way at a time */
 
 struct reclaim {
     struct asan *a;
@@ -40,6 +40,9 @@ struct reclaim {
     uint64_t task_ms;
     uint64_t pos, length;        /* the window: of the volume */
     uint32_t next;               /* chunk of the window to be looked at; WINDOW_CHUNKS: a new window */
+    uint32_t credit;             /* chunks that may be begun until the next tick: as fast as replicas are brought up to date (pace.h) */
+    struct later later;
+    bool going;
     unsigned taking;             /* chunks on their way */
     uint64_t taken, retry_ms;
     struct vol_req look;
@@ -52,7 +55,7 @@ struct reclaim {
 static void end(struct reclaim *r)
 {
     struct volume *x = volume_find(r->a, r->child);
-    if (r->taking || r->asking)
+    if (r->taking || r->asking || r->going)
         return; /* their answers come first */
     if (x && r->waiting)
         own_claim_cancel(x, &r->wait);
@@ -135,14 +138,35 @@ static void give_up_flatten(struct reclaim *r)
 
 /* ---- taking over ---- */
 
+static void step(struct reclaim *r, const struct cdb_view *view);
+
+static void go(struct later *l)
+{
+    struct reclaim *r = container_of(l, struct reclaim, later);
+    const struct cdb_view *view = view_of(r->a);
+    r->going = false;
+    if (r->over)
+        end(r);
+    else if (view && !r->a->stopping)
+        step(r, view);
+}
+
+/* At once, not with the next tick. */
+static void go_on(struct reclaim *r)
+{
+    if (r->going)
+        return;
+    r->going = true;
+    later(r->a, &r->later, go);
+}
+
 void reclaim_taken(struct asan *a, int status)
 {
     struct reclaim *r = a->reclaim;
     r->taking--;
     r->taken++;
     r->over = r->over || status;
-    if (r->over)
-        end(r);
+    go_on(r);
 }
 
 /* The volume was closed under it; the end comes with the next tick, for the volume is in the middle of closing. */
@@ -160,8 +184,7 @@ static void looked(struct vol_req *q, int status)
         r->retry_ms = now_ms() + ROUND_MS;
     else
         r->next = 0;
-    if (r->over)
-        end(r);
+    go_on(r);
 }
 
 static void look(struct reclaim *r, struct volume *layer, uint64_t size)
@@ -177,17 +200,15 @@ static void look(struct reclaim *r, struct volume *layer, uint64_t size)
 /* Begins what may be begun of the window; true: all of it is taken over. */
 static bool take_window(struct reclaim *r, struct volume *x)
 {
-    unsigned most = r->a->pace.p99_us > PACE_P99_US ? 1 : TAKES_MAX;
     for (; r->next < WINDOW_CHUNKS && (uint64_t)r->next * STORE_CHUNK < r->length; r->next++) {
         uint64_t at = r->pos + (uint64_t)r->next * STORE_CHUNK;
         if (!r->map[r->next * (STORE_CHUNK / VOL_MAP_BLOCK)])
             continue;
-        if (r->taking >= most)
+        if (r->taking >= TAKES_MAX || !r->credit)
             return false;
         r->taking++;
+        r->credit--;
         layer_take(x, (uint32_t)(at / x->shard_bytes), at % x->shard_bytes / STORE_CHUNK);
-        if (r->over)
-            return false;
     }
     return !r->taking;
 }
@@ -321,8 +342,10 @@ void reclaim_tick(struct asan *a)
     const struct cdb_view *view = view_of(a);
     if (!view || !a->view_seen || a->stopping)
         return;
-    if (a->reclaim)
+    if (a->reclaim) {
+        a->reclaim->credit = (uint32_t)(a->pace.rate * TICK_MS / 1000 / STORE_CHUNK) + 1;
         step(a->reclaim, view);
+    }
     if (now_ms() < a->reclaim_ms)
         return;
     a->reclaim_ms = now_ms() + ROUND_MS;

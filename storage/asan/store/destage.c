@@ -366,9 +366,12 @@ static bool wanted(struct store *s)
     return s->destage.drain_to != UINT64_MAX || j->trim_pos < s->destage.old_pos;
 }
 
+/* A drop goes alone (fence.c). But while it waits for writes of its shard that wait for journal space, that space must come. */
+static bool drop_in_way(const struct store *s) { return s->drops && (s->meta_running || !s->journal.stuck); }
+
 void destage_kick(struct store *s)
 {
-    if (s->destage.running || s->drops || s->failed || s->closing || !wanted(s))
+    if (s->destage.running || drop_in_way(s) || s->failed || s->closing || !wanted(s))
         return;
     struct destage_job *job = choose(s);
     if (!job && !journal_trim_scan(&s->journal)) {
