@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/log.h"
+#include "base/obj.h"
 #include "proto/env.h"
 #include "proto/rpc_error.pb-c.h"
 #include "proto/tls.h"
@@ -181,7 +182,7 @@ static void conn_frame(struct chan *ch, const struct frame *f, const uint8_t *pb
         chan_fail(ch, "protocol error: a reply where a request belongs");
         return;
     }
-    struct rpc_req *req = xcalloc(1, sizeof *req);
+    struct rpc_req *req = OBJ_NEW(struct rpc_req);
     *req = (struct rpc_req){.conn = c, .kind = f->kind, .id = f->id, .peer = c->node, .data = data, .data_len = f->data_len};
     c->refs++;
     c->reqs++;
@@ -306,7 +307,7 @@ static void req_end(struct rpc_req *req)
     iobuf_unref(req->data);
     rpc_unpack_free((ProtobufCMessage *)req->msg);
     conn_unref(c);
-    free(req);
+    OBJ_FREE(req);
 }
 
 static void reply(struct rpc_req *req, uint8_t flags, const ProtobufCMessage *out, struct iobuf *data, size_t off, size_t len)

@@ -1,9 +1,11 @@
 /* Bounded protobuf decoding: protobuf-c needs about 32 bytes of scratch per wire field, so a hostile megabyte could make
- * it allocate 32. Everything of one message comes from an arena with a total bound, and goes with it. */
+ * it allocate 32. Everything of one message comes from an arena with a total bound, and goes with it. A small message, as each
+ * read and write is one, fits into the arena itself, which is kept for the next one (base/obj.h). */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/buf.h"
+#include "base/obj.h"
 #include "proto/rpc.h"
 
 #define ARENA_ALIGN 16u
@@ -18,6 +20,8 @@ struct arena {
     struct block *head;
     size_t left; /* bytes that may still be taken from malloc */
     size_t hint;
+    size_t used; /* of `own`, which serves until it is full */
+    _Alignas(ARENA_ALIGN) uint8_t own[1536];
 };
 
 static void *arena_alloc(void *arg, size_t size)
@@ -26,6 +30,10 @@ static void *arena_alloc(void *arg, size_t size)
     if (size > a->left)
         return NULL;
     size = (size + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
+    if (size <= sizeof a->own - a->used) {
+        a->used += size;
+        return a->own + a->used - size;
+    }
     if (!a->head || a->head->cap - a->head->used < size) {
         size_t cap = size > a->hint ? size : a->hint;
         if (cap > a->left)
@@ -56,13 +64,14 @@ static void arena_release(struct arena *a)
         next = b->next;
         free(b);
     }
-    free(a);
+    OBJ_FREE(a);
 }
 
 ProtobufCMessage *rpc_unpack(const ProtobufCMessageDescriptor *d, const void *data, size_t len)
 {
-    struct arena *a = xmalloc(sizeof *a);
-    *a = (struct arena){.left = 64 * len + (64u << 10), .hint = 512 + 2 * len};
+    struct arena *a = OBJ_NEW(struct arena);
+    a->left = 64 * len + (64u << 10);
+    a->hint = 512 + 2 * len;
     /* The arena's address stands before the message, the first thing protobuf-c allocates. */
     struct arena **home = arena_alloc(a, sizeof *home);
     ProtobufCAllocator alloc = {arena_alloc, arena_free, a};

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/crc32c.h"
+#include "base/obj.h"
 #include "storage/asan/engine/priv.h"
 
 #define EARLY_MS 5000 /* as long as a call waits for its answer */
@@ -48,7 +49,7 @@ static void free_hreq(struct hreq *h)
     iobuf_unref(h->ans.data);
     free(h->versions);
     free(h->tail);
-    free(h);
+    OBJ_FREE(h);
 }
 
 static void answer(struct hreq *h, int status, uint64_t detail)

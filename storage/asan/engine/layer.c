@@ -22,6 +22,7 @@
 #include <string.h>
 #include "base/crc32c.h"
 #include "base/log.h"
+#include "base/obj.h"
 #include "storage/asan/engine/priv.h"
 
 LOG_MODULE("asan");
@@ -346,7 +347,7 @@ static void add_edge(struct cow *c, const struct shard *s, uint64_t chunk)
 
 void layer_take(struct volume *v, uint32_t shard, uint64_t chunk)
 {
-    struct part *p = xcalloc(1, sizeof *p);
+    struct part *p = OBJ_NEW(struct part);
     p->v = v;
     p->shard = shard;
     p->op.arg = p;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/crc32c.h"
+#include "base/obj.h"
 #include "storage/asan/engine/priv.h"
 
 #define TRIES_MAX 4
@@ -34,7 +35,7 @@ static void finish(struct lcall *c, struct repl_answer *ans)
     ans->session = c->m.session;
     c->done(c->arg, ans);
     iobuf_unref(c->m.data);
-    free(c);
+    OBJ_FREE(c);
 }
 
 static void fail_later(struct later *l)
@@ -53,7 +54,7 @@ static void host_answered(struct hreq *h, const struct repl_answer *ans)
 
 static void send_here(struct lcall *c, struct ldisk *d, bool sealed)
 {
-    struct hreq *h = xcalloc(1, sizeof *h);
+    struct hreq *h = OBJ_NEW(struct hreq);
     struct store_shard_id id = {c->volume, c->index};
     h->m = c->m;
     if (h->m.data)
@@ -286,7 +287,7 @@ static void send_there(struct lcall *c)
 void link_send(struct asan *a, struct gdisk *g, const struct id *volume, uint32_t index, const struct repl_msg *m, bool sealed,
                lcall_done *done, void *arg)
 {
-    struct lcall *c = xcalloc(1, sizeof *c);
+    struct lcall *c = OBJ_NEW(struct lcall);
     c->a = a;
     c->g = g;
     c->m = *m;

@@ -1,6 +1,7 @@
 /* Replica side for peers: RPC_STORE_* to host.c. Each handler checks its message once, before anything else looks at it. */
 #include <stdlib.h>
 #include <string.h>
+#include "base/obj.h"
 #include "proto/control.pb-c.h"
 #include "storage/asan/engine/priv.h"
 
@@ -117,7 +118,7 @@ static void reply(struct hreq *h, const struct repl_answer *ans)
 
 static struct hreq *new_hreq(struct rpc_req *req, enum repl_kind kind, const PbShard *s, uint64_t epoch)
 {
-    struct hreq *h = xcalloc(1, sizeof *h);
+    struct hreq *h = OBJ_NEW(struct hreq);
     h->m.kind = kind;
     h->m.incarnation = s->incarnation;
     h->m.epoch = epoch;

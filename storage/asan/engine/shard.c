@@ -6,6 +6,7 @@
 #include <string.h>
 #include "base/crc32c.h"
 #include "base/log.h"
+#include "base/obj.h"
 #include "cluster/copies.h"
 #include "storage/asan/engine/priv.h"
 
@@ -37,7 +38,7 @@ struct batch {
 
 static struct ref *ref_new(struct shard *s, uint32_t disk)
 {
-    struct ref *r = xcalloc(1, sizeof *r);
+    struct ref *r = OBJ_NEW(struct ref);
     r->s = s;
     r->epoch = s->epoch;
     r->disk = disk;
@@ -54,7 +55,7 @@ static bool ref_current(const struct ref *r)
 static void ref_free(struct ref *r)
 {
     shard_unref(r->s);
-    free(r);
+    OBJ_FREE(r);
 }
 
 void shard_unref(struct shard *s)

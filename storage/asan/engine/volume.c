@@ -6,6 +6,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/crc32c.h"
+#include "base/obj.h"
 #include "storage/asan/engine/priv.h"
 
 #define CUT_PARTS 32u /* of one request on their way at a time */
@@ -48,7 +49,7 @@ static void run_done(struct later *l)
     if (r->op == VOL_READ || r->op == VOL_WRITE)
         pace_sample(&q->v->a->pace, (clock_boot_ns() - q->begun_ns) / 1000);
     iobuf_unref(q->data);
-    free(q);
+    OBJ_FREE(q);
     r->done(r, status);
 }
 
@@ -87,7 +88,7 @@ void volume_part_done(struct part *p, int status)
         layer_write_done(p, status);
     if (!q) { /* layer_take()'s */
         reclaim_taken(p->v->a, status);
-        free(p);
+        OBJ_FREE(p);
         return;
     }
     if (p->op.kind == OWNER_READ) {
@@ -106,7 +107,7 @@ void volume_part_done(struct part *p, int status)
     }
     if (p->v->held)
         snap_poke(p->v->a);
-    free(p);
+    OBJ_FREE(p);
     if (status && !q->status)
         q->status = status;
     assert(q->left);
@@ -147,7 +148,7 @@ static struct part *next_part(struct vreq *q)
     struct volume *v = q->v;
     uint64_t at = q->r->offset + q->cursor, left = q->r->length - q->cursor;
     uint64_t in_shard = at % v->shard_bytes, border = OWNER_OP_BORDER - in_shard % OWNER_OP_BORDER;
-    struct part *p = xcalloc(1, sizeof *p);
+    struct part *p = OBJ_NEW(struct part);
     p->req = q;
     p->v = v;
     p->shard = (uint32_t)(at / v->shard_bytes);
@@ -298,7 +299,7 @@ static void submit(struct vol *vol, struct vol_req *r)
         changed_start(v, r);
         return;
     }
-    struct vreq *q = xcalloc(1, sizeof *q);
+    struct vreq *q = OBJ_NEW(struct vreq);
     q->v = v;
     q->r = r;
     q->begun_ns = clock_boot_ns();
@@ -323,7 +324,7 @@ static void submit(struct vol *vol, struct vol_req *r)
 
 void volume_read_now(struct volume *v, struct vol_req *r)
 {
-    struct vreq *q = xcalloc(1, sizeof *q);
+    struct vreq *q = OBJ_NEW(struct vreq);
     assert(r->op == VOL_READ);
     q->v = v;
     q->r = r;

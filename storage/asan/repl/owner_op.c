@@ -34,11 +34,15 @@ static void finish(struct owner *o, struct owner_op *op, int status)
     TAILQ_INSERT_TAIL(&o->done, op, entry);
 }
 
+static bool answered_by(const struct owner_op *op, unsigned members)
+{
+    return (op->acked & op->targets & members) == (op->targets & members);
+}
+
 /* Durable wherever it must be. It may still be held back while the set is below its minimum. */
 static bool settled(const struct owner *o, const struct owner_op *op)
 {
-    unsigned need = op->targets & required_mask(o);
-    return (op->acked & need) == need && isr_mask(o);
+    return answered_by(op, required_mask(o)) && isr_mask(o);
 }
 
 bool write_in_flight(const struct owner *o, uint64_t offset, uint64_t length)
@@ -227,8 +231,11 @@ static bool write_complete(const struct owner *o, const struct owner_op *op)
 static void complete_writes(struct owner *o)
 {
     struct owner_op *op, *next;
+    unsigned required = required_mask(o);
     for (op = TAILQ_FIRST(&o->writing); op; op = next) {
         next = TAILQ_NEXT(op, entry);
+        if (!answered_by(op, required) && !MUTATED) /* most of them, at every answer: no need to look closer */
+            continue;
         if (!write_complete(o, op))
             continue;
         TAILQ_REMOVE(&o->writing, op, entry);

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include "base/obj.h"
 
 static uint64_t shard_hash(const struct store_shard_id *id)
 {
@@ -94,7 +95,7 @@ void ext_put(struct index *x, struct ext *t)
 
 struct rec *rec_new(struct shard *sh, struct ext *t, struct store_version v, uint64_t offset, uint32_t length, uint8_t type)
 {
-    struct rec *r = xcalloc(1, sizeof *r);
+    struct rec *r = OBJ_NEW(struct rec);
     r->shard = sh;
     r->ext = t;
     r->version = v;
@@ -112,12 +113,12 @@ void rec_settle(struct index *x, struct rec *r)
     r->batch->live--;
     if (r->placed)
         r->placed->recs--;
-    free(r);
+    OBJ_FREE(r);
 }
 
 struct batch *batch_new(struct index *x, uint64_t seq, uint64_t pos, uint64_t life)
 {
-    struct batch *b = xcalloc(1, sizeof *b);
+    struct batch *b = OBJ_NEW(struct batch);
     b->seq = seq;
     b->pos = pos;
     b->life = life;
@@ -133,14 +134,14 @@ void batch_free(struct index *x, struct batch *b)
         p->pos = b->pos;
     TAILQ_CONCAT(&x->leaving, &b->placed, entry);
     TAILQ_REMOVE(&x->batches, b, entry);
-    free(b);
+    OBJ_FREE(b);
 }
 
 static void seg_free(struct seg *g)
 {
     assert(g->rec->segs > 0);
     g->rec->segs--;
-    free(g);
+    OBJ_FREE(g);
 }
 
 /* `r` lost its last segment: it leaves the chunk's list and perhaps the extent the dirty list. */
@@ -162,7 +163,7 @@ static void rec_leave(struct index *x, struct rec *r)
 
 static struct seg *seg_new(struct rec *r, uint32_t begin, uint32_t end, struct seg *next)
 {
-    struct seg *g = xmalloc(sizeof *g);
+    struct seg *g = OBJ_NEW(struct seg);
     *g = (struct seg){.next = next, .rec = r, .begin = begin, .end = end};
     r->segs++;
     return g;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include "base/clock.h"
 #include "base/metric.h"
+#include "base/obj.h"
 #include "storage/asan/store/priv.h"
 
 METRIC_HISTOGRAM(m_read, "cohort_store_read_seconds", "Time of one read, journal and extents");
@@ -44,7 +45,8 @@ struct piece { /* one device read */
     struct part *parts;           /* not NULL: from the cache */
     uint32_t n_parts;
     bool cache_failed;
-    bool in_dst;                  /* iov is in the caller's buffer: nothing to copy or free */
+    bool in_dst;                  /* iov is in the caller's buffer: nothing to copy */
+    struct iobuf *buf;            /* else it is here */
 };
 
 struct read {
@@ -80,12 +82,11 @@ static void drop_pieces(struct read *r)
         }
         while ((c = p->copies)) {
             p->copies = c->next;
-            free(c);
+            OBJ_FREE(c);
         }
-        if (!p->in_dst)
-            free(p->iov.iov_base);
+        iobuf_unref(p->buf);
         free(p->parts);
-        free(p);
+        OBJ_FREE(p);
     }
 }
 
@@ -99,6 +100,12 @@ static uint32_t whole_crc(const struct read *r)
     return crc;
 }
 
+static size_t read_bytes(uint32_t length) /* of a struct read with room for its checksums */
+{
+    const struct read *r;
+    return sizeof *r + (length <= STORE_WRITE_MAX ? length / FMT_BLOCK * sizeof r->crc[0] : 0);
+}
+
 static void finish(struct read *r, int status, const struct err *e)
 {
     struct store *s = r->s;
@@ -107,7 +114,7 @@ static void finish(struct read *r, int status, const struct err *e)
     if (status == E_OK)
         *r->ret_crc = whole_crc(r);
     metric_observe_ns(&m_read, clock_boot_ns() - r->started_ns);
-    free(r);
+    obj_free(r, read_bytes(r->length));
     s->reads--;
     op_later(s, op, status, e);
     if (s->closing)
@@ -214,7 +221,7 @@ static void piece_done(struct dev_io *io, int status)
 
 static struct piece *piece_new(struct read *r)
 {
-    struct piece *p = xcalloc(1, sizeof *p);
+    struct piece *p = OBJ_NEW(struct piece);
     p->read = r;
     p->next = r->pieces;
     r->pieces = p;
@@ -223,7 +230,7 @@ static struct piece *piece_new(struct read *r)
 
 static void copy_add(struct piece *p, uint32_t from, uint32_t length, uint8_t *to)
 {
-    struct copy *c = xmalloc(sizeof *c);
+    struct copy *c = OBJ_NEW(struct copy);
     *c = (struct copy){.next = p->copies, .from = from, .length = length, .to = to};
     p->copies = c;
 }
@@ -406,8 +413,8 @@ static void submit(struct read *r)
         size_t n = p->rec ? journal_padded(p->rec->length) : p->count * FMT_BLOCK;
         void *b = place_in_dst(r, p);
         p->in_dst = b != NULL;
-        if (!b && posix_memalign(&b, FMT_BLOCK, n) != 0)
-            abort();
+        if (!b)
+            b = (p->buf = iobuf_new(n))->data;
         p->iov = (struct iovec){b, n};
         if (p->parts) {
             submit_parts(r, p);
@@ -458,7 +465,7 @@ static void start(struct read *r)
 static struct read *read_new(struct store *s, struct store_op *op, const struct store_shard_id *id, uint64_t offset,
                              uint32_t length, uint8_t *dst, uint32_t *ret_crc)
 {
-    struct read *r = xcalloc(1, sizeof *r + (length <= STORE_WRITE_MAX ? length / FMT_BLOCK * sizeof r->crc[0] : 0));
+    struct read *r = obj_new(read_bytes(length));
     *r = (struct read){.s = s, .op = op, .id = *id, .offset = offset, .length = length, .dst = dst, .ret_crc = ret_crc,
                        .started_ns = clock_boot_ns()};
     s->reads++;

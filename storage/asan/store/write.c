@@ -1,6 +1,7 @@
 /* Writes and copies: checked, cut at chunk borders, appended to the journal, entered into the index when durable. */
 #include <assert.h>
 #include <stdlib.h>
+#include "base/obj.h"
 #include "storage/asan/store/direct.h"
 
 static bool goes_direct(const struct direct_plan *d, uint64_t ext) { return d && ext - d->first < d->n; }
@@ -254,13 +255,13 @@ static void rec_free(struct store *s, struct rec *r)
 {
     struct placed *p = r->placed;
     for (unsigned c = 1; p && c < EXT_CHUNKS; c++)
-        free(p->part[c]);
+        OBJ_FREE(p->part[c]);
     if (p && !r->batch) {
         s->index.n_placed--;
         free(p->block);
         free(p);
     }
-    free(r);
+    OBJ_FREE(r);
 }
 
 void write_fail_rec(struct store *s, struct rec *r, int code, const struct err *e)
