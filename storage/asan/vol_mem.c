@@ -5,6 +5,7 @@
 #include <string.h>
 #include <uv.h>
 #include "base/buf.h"
+#include "base/crc32c.h"
 #include "storage/asan/vol.h"
 
 TAILQ_HEAD(vol_req_list, vol_req);
@@ -15,6 +16,9 @@ struct vol_mem {
     bool own_data, parked, closing;
     int fail_code;
     uint64_t delay_ms;
+    struct iobuf *kept[8];     /* buffers of writes: a real volume may need them long after the answer */
+    uint32_t kept_crc[8];
+    unsigned keep_at;
     struct vol_req_list queue; /* in order of submission; priv holds the due time of each */
     uv_idle_t idle;            /* runs while something is due at once */
     uv_timer_t timer;          /* runs while the first request is due later */
@@ -66,6 +70,17 @@ static void map(const struct vol_mem *m, const struct vol_req *r)
             ((uint8_t *)r->iov[i].iov_base)[k] = !memcmp(m->data + at, none, sizeof none) ? 0 : r->since ? VOL_MAP_CHANGED : VOL_MAP_DATA;
 }
 
+/* Whoever hands a buffer over must leave it alone from then on. */
+static void keep(struct vol_mem *m, struct iobuf *data)
+{
+    unsigned k = m->keep_at++ % 8;
+    for (unsigned i = 0; i < 8; i++)
+        assert(!m->kept[i] || crc32c(0, m->kept[i]->data, m->kept[i]->cap) == m->kept_crc[i]);
+    iobuf_unref(m->kept[k]);
+    m->kept[k] = data ? iobuf_ref(data) : NULL;
+    m->kept_crc[k] = data ? crc32c(0, data->data, data->cap) : 0;
+}
+
 static int carry_out(struct vol_mem *m, struct vol_req *r)
 {
     int rc = m->fail_code ? m->fail_code : check(m, r);
@@ -74,10 +89,16 @@ static int carry_out(struct vol_mem *m, struct vol_req *r)
         return rc;
     switch (r->op) {
     case VOL_READ:
-        copy_iov(r, m->data + r->offset, true);
+        if (r->take) {
+            r->data = iobuf_new(r->length);
+            memcpy(r->data->data, m->data + r->offset, r->length);
+        } else {
+            copy_iov(r, m->data + r->offset, true);
+        }
         break;
     case VOL_WRITE:
         copy_iov(r, m->data + r->offset, false);
+        keep(m, r->data);
         break;
     case VOL_ZERO:
     case VOL_DISCARD:
@@ -200,6 +221,8 @@ static void on_closed(uv_handle_t *h)
     }
     if (--m->handles)
         return;
+    for (unsigned i = 0; i < 8; i++)
+        iobuf_unref(m->kept[i]);
     if (m->own_data)
         free(m->data);
     free(m);

@@ -471,12 +471,44 @@ static void test_torn_payload(void **state)
     connect_client(f);
 }
 
+/* Buffers of large requests change hands: those of writes are left alone afterwards (the volume in memory keeps some and looks),
+ * answers come in the volume's. Small requests in between use their own again. */
+static void test_large_requests(void **state)
+{
+    struct fix *f = *state;
+    enum { BYTES = 256 << 10 };
+    uint8_t *data = test_calloc(1, BYTES), *got = test_calloc(1, BYTES);
+    open_vol(f);
+    for (unsigned i = 0; i < 24; i++) {
+        uint32_t length = i % 3 == 2 ? 4096 : BYTES >> i % 2;
+        memset(data, (int)i + 1, length);
+        request(f, 0, NBD_CMD_WRITE, i, i * 512, length);
+        put(f, data, length);
+        assert_int_equal(simple(f, i), 0);
+        request(f, 0, NBD_CMD_READ, 100 + i, i * 512, length);
+        assert_int_equal(simple(f, 100 + i), 0);
+        assert_true(get(f, got, length));
+        assert_memory_equal(got, data, length);
+    }
+    vol_mem_park(f->vol, true); /* the client leaves before the answer comes */
+    request(f, 0, NBD_CMD_READ, 200, 0, BYTES);
+    turns(f);
+    close(f->sock);
+    turns(f);
+    vol_mem_park(f->vol, false);
+    turns(f);
+    assert_int_equal(f->released, 1);
+    connect_client(f);
+    test_free(data);
+    test_free(got);
+}
+
 int main(void)
 {
 #define T(F) cmocka_unit_test_setup_teardown(F, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_options), T(test_contexts), T(test_bad_greetings), T(test_client_leaves_during_lookup), T(test_refused_requests),
-        T(test_disc_drains), T(test_back_pressure), T(test_drop_while_parked), T(test_torn_payload),
+        T(test_disc_drains), T(test_back_pressure), T(test_drop_while_parked), T(test_torn_payload), T(test_large_requests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -294,6 +294,10 @@ static void write_random(int i, int n)
     uint8_t *data = malloc(MIB);
     for (int k = 0; k < n; k++) {
         uint32_t length = 512 * (1 + rnd(rnd(4) ? 32 : 2048)), offset = 512 * rnd((VOLUME - length) / 512);
+        if (rnd(8) == 0) { /* whole extents go past the journal */
+            length = (256 << 10) * (1 + rnd(4));
+            offset = rnd((VOLUME - length) / (256 << 10)) * (256 << 10);
+        }
         if (rnd(8) == 0) {
             assert_int_equal(io(i, ASAN_ZERO, offset, length, NULL), 0);
             memset(model + offset, 0, length);
