@@ -412,18 +412,18 @@ def scenario(lab, args):
     lab.api("POST", "/volumes", {"name": "v", "size_bytes": SIZE, "replicas": 3})
     lab.exec(node, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", source, uri("v"), timeout=60)
     os.truncate(source, 8 * MIB)
-    bits(lab, rng, node, source)
-    served_copy(lab, rng, node, source)
-    all_copies(lab, rng, node, source)
-    limits(lab, node)
-    encryption(lab, node, scratch)
-    last_copy(lab, rng, node, scratch)
-    offline(lab, rng, node, source, args.rounds)
+    scenes = {"bits": lambda: bits(lab, rng, node, source), "served": lambda: served_copy(lab, rng, node, source),
+              "all": lambda: all_copies(lab, rng, node, source), "limits": lambda: limits(lab, node),
+              "encryption": lambda: encryption(lab, node, scratch), "last": lambda: last_copy(lab, rng, node, scratch),
+              "offline": lambda: offline(lab, rng, node, source, args.rounds)}
+    for name in args.only.split(",") if args.only else scenes:
+        scenes[name]()
 
 
 def arguments(p):
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--rounds", type=int, default=2)
+    p.add_argument("--rounds", type=int, default=2, help="disks damaged while their node is off")
+    p.add_argument("--only", default="", metavar="SCENE,…", help="bits, served, all, limits, encryption, last, offline")
 
 
 if __name__ == "__main__":
