@@ -24,9 +24,10 @@ add_library(c_store STATIC
 target_link_libraries(c_store PUBLIC cohort_flags c_base PkgConfig::UV PkgConfig::URING PRIVATE ${ROCKSDB_LIBRARY})
 target_link_libraries(c_volume PUBLIC c_store)
 
-foreach(topic basic damage label direct)
-  cohort_unit_test(store_${topic} LIBS c_store)
-endforeach()
+cohort_unit_test(store_basic THREADS LIBS c_store TIMEOUT 300)
+cohort_unit_test(store_direct THREADS LIBS c_store TIMEOUT 300)
+cohort_unit_test(store_damage LIBS c_store)
+cohort_unit_test(store_label LIBS c_store)
 cohort_unit_test(store_damage_table LIBS c_store TIMEOUT 300)
 cohort_unit_test(store_powercut LIBS c_store TIMEOUT 300) # a RocksDB is opened some 400 times
 cohort_unit_test(store_cache LIBS c_store m)
