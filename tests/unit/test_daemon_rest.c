@@ -516,6 +516,17 @@ static void make_image(const char *name, size_t kernel_len, const char *sha)
     assert_int_equal(post("/api/v1/images", body), 200);
 }
 
+static void backups(void **s)
+{
+    static char file[4096];
+    assert_int_equal(post("/api/v1/volumes", "{\"name\":\"v\",\"size_bytes\":1073741824,\"replicas\":1}"), 200);
+    assert_int_equal(get("/api/v1/volumes/v/changed"), 400);
+    assert_message("from=SNAPSHOT is missing");
+    assert_int_equal(get("/api/v1/volumes/v/changed?from=v"), 404);
+    assert_int_equal(post("/api/v1/volumes/v/flatten", NULL), 400);
+    assert_int_equal(put("/api/v1/imports?name=w", file, sizeof file), 503);
+}
+
 static void upload(void **s)
 {
     size_t len = 20u << 20 | 123;
@@ -775,7 +786,7 @@ static void without_database(void **s)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        T(routing),      T(bad_bodies), T(oversize),      T(identity),     T(objects),          T(upload),
+        T(routing),      T(bad_bodies), T(oversize),      T(identity),     T(objects),          T(upload), T(backups),
         T(not_an_image), T(storage_fails_then_works),     T(client_leaves), T(stop_during_upload), T(admission), T(joiner_is_careful), T(without_database),
     };
     if (argc > 1)
