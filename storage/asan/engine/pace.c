@@ -39,14 +39,36 @@ static uint64_t p99(const struct pace *p)
     return 0;
 }
 
-static void judge(struct pace *p, uint64_t target_us)
+/* A window at the floor in which guests were slow all the same. */
+static void learn(struct pace *p, uint64_t now_ms)
+{
+    p->floor_sum_us += p->p99_us;
+    if (++p->floor_windows < PACE_LEARN)
+        return;
+    p->own_us = p->floor_sum_us / PACE_LEARN;
+    p->own_ms = now_ms;
+    p->floor_windows = 0;
+    p->floor_sum_us = 0;
+}
+
+static void judge(struct pace *p, uint64_t now_ms, uint64_t target_us)
 {
     p->p99_us = p->n >= PACE_ENOUGH ? p99(p) : 0;
-    if (p->p99_us > target_us)
+    if (p->own_us && (p->p99_us < target_us / 2 || now_ms - p->own_ms >= PACE_FORGET_MS))
+        p->own_us = 0;
+    bool slow_anyway = p->own_us * 3 / 2 > target_us;
+    uint64_t limit = slow_anyway ? p->own_us * 3 / 2 : target_us, calm = slow_anyway ? p->own_us * 6 / 5 : target_us / 2;
+    if (p->p99_us > limit && p->rate == PACE_FLOOR) {
+        learn(p, now_ms);
+    } else {
+        p->floor_windows = 0;
+        p->floor_sum_us = 0;
+    }
+    if (p->p99_us > limit)
         p->rate = p->rate / 2 > PACE_FLOOR ? p->rate / 2 : PACE_FLOOR;
     else if (!p->p99_us)
         p->rate = p->rate * 2 < PACE_MAX ? p->rate * 2 : PACE_MAX;
-    else if (p->p99_us < target_us / 2)
+    else if (p->p99_us < calm)
         p->rate = p->rate + p->rate / 4 < PACE_MAX ? p->rate + p->rate / 4 : PACE_MAX;
     memset(p->bucket, 0, sizeof p->bucket);
     p->n = 0;
@@ -55,7 +77,7 @@ static void judge(struct pace *p, uint64_t target_us)
 uint32_t pace_tick(struct pace *p, uint64_t now_ms, uint64_t target_us, uint32_t unit)
 {
     if (now_ms - p->window_ms >= PACE_WINDOW_MS) {
-        judge(p, target_us);
+        judge(p, now_ms, target_us);
         p->window_ms = now_ms;
     }
     uint64_t ms = now_ms - p->tick_ms < 1000 ? now_ms - p->tick_ms : 1000; /* after a stall no burst */

@@ -1,6 +1,9 @@
 /* How fast replicas are brought up to date: pure. The node that owns a volume copies for it and sees its guests' latency, so
  * it slows down while they suffer and speeds up while they do not, and never goes below a floor: a rebuild always ends, and a
- * shard that is one copy short must not stay so because its guest is busy. */
+ * shard that is one copy short must not stay so because its guest is busy.
+ *
+ * Guests may be slow for reasons of their own (a busy machine, slow disks). So what they see while copying goes at the floor is
+ * learned, and copying may make them half as slow again as that; after a while that is forgotten and learned anew. */
 #ifndef COHORT_STORAGE_ENGINE_PACE_H
 #define COHORT_STORAGE_ENGINE_PACE_H
 
@@ -12,6 +15,8 @@
 #define PACE_MAX (4ull << 30)
 #define PACE_WINDOW_MS 500         /* latencies are judged over this long */
 #define PACE_P99_US 20000          /* default of the setting rebuild_p99_ms */
+#define PACE_LEARN 4               /* windows at the floor, in a row, from which the guests' own p99 is learned */
+#define PACE_FORGET_MS 30000
 #define PACE_ENOUGH 20             /* fewer requests in a window say nothing about p99 */
 #define PACE_BUCKETS 128
 
@@ -20,6 +25,9 @@ struct pace {
     uint64_t window_ms, tick_ms;   /* begin of this window; last tick */
     uint64_t carry;                /* bytes x 1000 not given out for being less than a unit */
     uint64_t p99_us;               /* of the last window that had enough requests, 0 = none */
+    uint64_t own_us, own_ms;       /* the guests' p99 at the floor, if that is more than the target, 0 = not known; since when */
+    uint64_t floor_sum_us;         /* of `floor_windows` windows in a row */
+    uint32_t floor_windows;
     uint32_t n, bucket[PACE_BUCKETS]; /* guest requests of this window by latency, four buckets per power of two */
 };
 

@@ -81,13 +81,13 @@ static bool tell_disk(struct cdb_txn *t, struct ldisk *d, const struct cdb_disk 
     return any;
 }
 
-static bool tell_shard(struct asan *a, struct cdb_txn *t, const struct cdb_shard *row)
+static bool tell_shard(struct asan *a, struct cdb_txn *t, const struct cdb_view *view, const struct cdb_shard *row)
 {
     struct store_shard_id id = {.index = (uint32_t)row->idx};
     const struct gdisk *g = NULL;
-    for (size_t k = 0; k < row->replicas.n; k++) { /* the first that is there tells */
+    for (size_t k = 0; k < row->replicas.n; k++) { /* the first that is there and has all of it tells */
         g = gdisk_get(a, row->replicas.v[k]);
-        if (g->usable)
+        if (g->usable && cdb_shard_in_sync(view, row, g->id))
             break;
         g = NULL;
     }
@@ -125,7 +125,7 @@ void usage_tick(struct asan *a, const struct cdb_view *view)
             any = true;
     }
     for (size_t i = 0; sizes && i < cdb_shard_count(view); i++)
-        if (tell_shard(a, t, cdb_shard_at(view, i)))
+        if (tell_shard(a, t, view, cdb_shard_at(view, i)))
             any = true;
     if (sizes)
         a->usage_told_ms = now;
