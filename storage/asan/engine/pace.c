@@ -39,7 +39,7 @@ static uint64_t p99(const struct pace *p)
     return 0;
 }
 
-/* A window at the floor in which guests were slow all the same. */
+/* A window at the floor in which guests were not calm all the same. */
 static void learn(struct pace *p, uint64_t now_ms)
 {
     p->floor_sum_us += p->p99_us;
@@ -56,9 +56,9 @@ static void judge(struct pace *p, uint64_t now_ms, uint64_t target_us)
     p->p99_us = p->n >= PACE_ENOUGH ? p99(p) : 0;
     if (p->own_us && (p->p99_us < target_us / 2 || now_ms - p->own_ms >= PACE_FORGET_MS))
         p->own_us = 0;
-    bool slow_anyway = p->own_us * 3 / 2 > target_us;
-    uint64_t limit = slow_anyway ? p->own_us * 3 / 2 : target_us, calm = slow_anyway ? p->own_us * 6 / 5 : target_us / 2;
-    if (p->p99_us > limit && p->rate == PACE_FLOOR) {
+    uint64_t limit = p->own_us * 3 / 2 > target_us ? p->own_us * 3 / 2 : target_us;
+    uint64_t calm = p->own_us * 6 / 5 > target_us / 2 ? p->own_us * 6 / 5 : target_us / 2;
+    if (p->p99_us >= calm && p->rate == PACE_FLOOR) {
         learn(p, now_ms);
     } else {
         p->floor_windows = 0;

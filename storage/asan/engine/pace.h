@@ -25,7 +25,7 @@ struct pace {
     uint64_t window_ms, tick_ms;   /* begin of this window; last tick */
     uint64_t carry;                /* bytes x 1000 not given out for being less than a unit */
     uint64_t p99_us;               /* of the last window that had enough requests, 0 = none */
-    uint64_t own_us, own_ms;       /* the guests' p99 at the floor, if that is more than the target, 0 = not known; since when */
+    uint64_t own_us, own_ms;       /* the guests' p99 at the floor, 0 = not known, or far below the target; since when */
     uint64_t floor_sum_us;         /* of `floor_windows` windows in a row */
     uint32_t floor_windows;
     uint32_t n, bucket[PACE_BUCKETS]; /* guest requests of this window by latency, four buckets per power of two */
