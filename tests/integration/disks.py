@@ -10,7 +10,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
 from lab import Watcher, check, note, run, wait_for  # noqa: E402
 
-SLOW_MS, SLOW_S = 150, 3
+SLOW_MS, SLOW_S = 1000, 3  # far more than the real disk below ever takes for so long
 
 
 def disk(lab, name):
@@ -52,7 +52,13 @@ def put_back(lab, guest, name, how):
     wait_copies(lab, guest, 3)
 
 
+def judge_disks(lab, slow_ms, isolate_ms, seconds):
+    for key, value in (("disk_slow_ms", slow_ms), ("disk_isolate_ms", isolate_ms), ("disk_slow_s", seconds)):
+        lab.cli("cluster", "set", key, str(value))
+
+
 def slow(lab, guest, seen, name):
+    judge_disks(lab, SLOW_MS // 2, SLOW_MS // 2, SLOW_S)
     node, started = name.partition(":")[0], time.monotonic()
     lab.command("disk", node, "slow", str(SLOW_MS), "fast")
     row = wait_state(lab, name, "isolated")
@@ -61,6 +67,7 @@ def slow(lab, guest, seen, name):
     check(name not in in_sync(lab, guest), "an isolated disk counts as in sync")
     goes_on(seen, "with a slow disk isolated")
     note(f"{name}, {SLOW_MS} ms per request, isolated after {took:.1f} s: {row['message']}")
+    judge_disks(lab, SLOW_MS // 2, SLOW_MS // 2, 60)  # from here on none is too slow before it counts as frozen
     put_back(lab, guest, name, "use")
 
 
@@ -123,8 +130,6 @@ def evacuated(lab, guest, seen):
 
 
 def scenario(lab, args):
-    for key, value in (("disk_slow_ms", 40), ("disk_isolate_ms", 80), ("disk_slow_s", SLOW_S), ("repair_absent_s", 600)):
-        lab.cli("cluster", "set", key, str(value))
     guest = lab.make_guest("g", host="n1")
     guest.set_load(2)
     wait_copies(lab, guest, 3)
