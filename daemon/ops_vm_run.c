@@ -205,7 +205,7 @@ static bool stop_recorded(const struct op *op, const struct cdb_view *v)
 static int build_migrate(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)
 {
     const struct cdb_machine *m = find_vm(op, v, e);
-    const struct cdb_node *n;
+    const struct cdb_node *n = NULL;
     if (!m)
         return E_NOTFOUND;
     if (strcmp(m->desired, "running") != 0 || strcmp(m->state, "running") != 0)

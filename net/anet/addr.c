@@ -50,7 +50,7 @@ int addr_parse_cidr(const char *text, struct addr_range *ret_range, struct err *
         return err_set(e, E_INVAL, "\"%s\" is not an IPv4 network such as 198.18.1.0/24", text ? text : "");
     memcpy(copy, text, (size_t)(slash - text));
     copy[slash - text] = 0;
-    uint32_t ip;
+    uint32_t ip = 0; /* gcc 12 at -O3 does not see that it is set */
     int prefix = 0, digits = 0;
     for (const char *p = slash + 1; *p; p++, digits++) {
         if (*p < '0' || *p > '9' || digits > 1 || (digits && !prefix))
