@@ -50,7 +50,7 @@ int addr_parse_cidr(const char *text, struct addr_range *ret_range, struct err *
         return err_set(e, E_INVAL, "\"%s\" is not an IPv4 network such as 198.18.1.0/24", text ? text : "");
     memcpy(copy, text, (size_t)(slash - text));
     copy[slash - text] = 0;
-    uint32_t ip = 0; /* gcc 12 at -O3 does not see that it is set */
+    uint32_t ip;
     int prefix = 0, digits = 0;
     for (const char *p = slash + 1; *p; p++, digits++) {
         if (*p < '0' || *p > '9' || digits > 1 || (digits && !prefix))
@@ -149,8 +149,8 @@ static int gateway_of(const struct anet_network *net, const struct addr_range *r
 
 int anet_gateway(const struct anet_network *net, char ret[16], struct err *e)
 {
-    struct addr_range r;
-    uint32_t ip;
+    struct addr_range r = {0};
+    uint32_t ip = 0;
     int rc = addr_parse_cidr(net->cidr, &r, e);
     if (!rc)
         rc = gateway_of(net, &r, &ip, e);
@@ -161,8 +161,8 @@ int anet_gateway(const struct anet_network *net, char ret[16], struct err *e)
 
 int anet_check_network(const struct anet_network *net, const struct anet_network *others, size_t n, struct err *e)
 {
-    struct addr_range r, o;
-    uint32_t ip;
+    struct addr_range r = {0}, o;
+    uint32_t ip = 0;
     if (!net->id || !*net->id)
         return err_set(e, E_INVAL, "a network without id");
     int rc = addr_parse_cidr(net->cidr, &r, e);
@@ -189,8 +189,8 @@ int anet_check_network(const struct anet_network *net, const struct anet_network
 
 int anet_check_port(const struct anet_network *net, const struct anet_port *port, struct err *e)
 {
-    struct addr_range r;
-    uint32_t ip, gw;
+    struct addr_range r = {0};
+    uint32_t ip = 0, gw = 0;
     uint8_t mac[6];
     if (!port->id || !*port->id)
         return err_set(e, E_INVAL, "a port without id");

@@ -17,7 +17,7 @@ struct dev_hook *dev_hook;
 int dev_open(struct dev *d, const char *path, bool create, bool dsync, const char *name, struct err *e)
 {
     *d = (struct dev){.fd = -1, .dsync = dsync};
-    int fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC | (create ? O_CREAT : 0), 0600);
+    int fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC | (dsync ? O_DSYNC : 0) | (create ? O_CREAT : 0), 0600);
     if (fd < 0 && errno == EINVAL)
         return err_set(e, E_INVAL, "open %s: the file system does not support O_DIRECT", path);
     if (fd < 0)
@@ -89,8 +89,6 @@ int dev_write(const struct dev *d, const void *buf, size_t length, uint64_t offs
     if (rc < 0)
         return rc;
     rc = write_all(d, buf, length, offset);
-    if (rc == 0 && d->dsync && fdatasync(d->fd) < 0)
-        rc = -errno;
     return dev_hook ? dev_hook->written(dev_hook, d, token, rc) : rc;
 }
 
@@ -109,9 +107,8 @@ int dev_sync(const struct dev *d)
 static void on_done(struct uring_op *op, int res)
 {
     struct dev_io *io = container_of(op, struct dev_io, op);
-    bool moved = op->kind == URING_READ || op->kind == URING_WRITE; /* `res` is a number of bytes */
-    int status = io->early ? io->early : res < 0 ? res : moved && (uint64_t)res != io->length ? -EIO : 0;
-    if ((op->kind == URING_WRITE || op->kind == URING_WRITE_SYNC) && dev_hook)
+    int status = io->early ? io->early : res < 0 ? res : (uint64_t)res != io->length ? -EIO : 0;
+    if (op->kind == URING_WRITE && dev_hook)
         status = dev_hook->written(dev_hook, io->dev, io->token, status);
     if (op->kind == URING_SYNC && dev_hook && status == 0)
         status = dev_hook->sync(dev_hook, io->dev, true);
@@ -132,7 +129,7 @@ void dev_submit(const struct dev *d, struct uring *u, struct dev_io *io, bool wr
     if (!io->early && write && dev_hook)
         io->early = dev_hook->write(dev_hook, d, offset, io->length, &io->token);
     io->op = (struct uring_op){.done = on_done, .fd = d->fd, .iov = iov, .iovcnt = iovcnt, .offset = offset,
-                               .kind = io->early ? URING_NOP : !write ? URING_READ : d->dsync ? URING_WRITE_SYNC : URING_WRITE};
+                               .kind = io->early ? URING_NOP : write ? URING_WRITE : URING_READ};
     uring_submit(u, &io->op);
 }
 

@@ -13,9 +13,7 @@
 struct dev {
     int fd;       /* -1 = closed */
     char *path;
-    /* A completed write is durable; else dev_sync() makes it so. Not by O_DSYNC: the kernel leaves the sync after such a write to a
-     * worker that is bound to one CPU and waits there behind whatever runs, a guest's processor say (measured: docs/performance.md). */
-    bool dsync;
+    bool dsync;   /* a completed write is durable; else dev_sync() makes it so */
     char fault_read[24], fault_write[24], fault_sync[24]; /* fault points (base/fault.h) */
 };
 

@@ -1,7 +1,7 @@
 /* Journal: the ring file on the fast device that makes writes durable.
  *
  * journal_append() queues records; at the end of the loop's turn those that came together leave as one batch: one header
- * block and their data in one O_DIRECT write with its fdatasync. While a batch is in flight the next one collects; a second, third
+ * block and their data in one O_DIRECT|O_DSYNC write. While a batch is in flight the next one collects; a second, third
  * and fourth leave early only if much has collected. Records become durable (`durable` is called) strictly in order of
  * submission, so what a crash leaves is a prefix.
  *

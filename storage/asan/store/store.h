@@ -5,7 +5,7 @@
  * Ownership: request structs and buffers are the caller's until `done`.
  * Durability: a completed store_write/copy/fence/drop survives power loss. Writes of one shard become durable in the
  * order they were submitted: after a crash the shard holds a prefix of them (replay stops at the first torn batch).
- * Data flow: append to the journal (O_DIRECT write and fdatasync, io_uring, group commit) -> dirty index in memory -> in the
+ * Data flow: append to the journal (O_DIRECT|O_DSYNC, io_uring, group commit) -> dirty index in memory -> in the
  * background, records with seq <= the shard's commit mark are merged into 256 KiB extents, one RocksDB batch records
  * place, chunk versions and crc32c per 4 KiB, then the journal is trimmed. With store_conf.direct, whole extents of large
  * writes go to the capacity device first; the journal then gets only where they are.

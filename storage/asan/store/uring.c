@@ -5,7 +5,6 @@
 #include <errno.h>
 #include "base/clock.h"
 
-#define WRITE_FAILED 1u /* in an operation's address: this completion is of the write of a URING_WRITE_SYNC */
 #define DEPTH 256u /* operations in the ring; the completion queue is twice that, so it cannot overflow */
 
 static void to_ring(struct uring *u, struct uring_op *op, struct io_uring_sqe *sqe)
@@ -14,35 +13,20 @@ static void to_ring(struct uring *u, struct uring_op *op, struct io_uring_sqe *s
         io_uring_prep_nop(sqe);
     else if (op->kind == URING_SYNC)
         io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
-    else if (op->kind == URING_WRITE || op->kind == URING_WRITE_SYNC)
+    else if (op->kind == URING_WRITE)
         io_uring_prep_writev(sqe, op->fd, op->iov, (unsigned)op->iovcnt, op->offset);
     else
         io_uring_prep_readv(sqe, op->fd, op->iov, (unsigned)op->iovcnt, op->offset);
     io_uring_sqe_set_data(sqe, op);
-    if (op->kind == URING_WRITE_SYNC) {
-        /* One of the two completes: the sync, or the write if it failed or was short, and then the sync is dropped without a word. */
-        sqe->flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
-        io_uring_sqe_set_data(sqe, (char *)op + WRITE_FAILED);
-        sqe = io_uring_get_sqe(&u->ring);
-        assert(sqe); /* room() */
-        io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
-        io_uring_sqe_set_data(sqe, op);
-    }
     op->begun_ns = clock_boot_ns();
     TAILQ_INSERT_TAIL(&u->flight, op, flight);
     u->in_ring++;
 }
 
-/* For one more operation, which may take two entries that must be submitted together. */
-static bool room(struct uring *u)
-{
-    return u->in_ring < DEPTH && io_uring_sq_space_left(&u->ring) >= 2;
-}
-
 static void fill(struct uring *u)
 {
     struct uring_op *op;
-    while (room(u) && (op = STAILQ_FIRST(&u->waiting))) {
+    while (u->in_ring < DEPTH && (op = STAILQ_FIRST(&u->waiting))) {
         struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
         if (!sqe)
             return;
@@ -79,9 +63,8 @@ static void on_readable(uv_poll_t *h, int status, int events)
     struct uring *u = h->data;
     struct io_uring_cqe *cqe;
     while (io_uring_peek_cqe(&u->ring, &cqe) == 0) {
-        uintptr_t data = (uintptr_t)io_uring_cqe_get_data(cqe);
-        struct uring_op *op = (struct uring_op *)(data & ~(uintptr_t)WRITE_FAILED);
-        int res = data & WRITE_FAILED && cqe->res >= 0 ? -EIO : cqe->res;
+        struct uring_op *op = io_uring_cqe_get_data(cqe);
+        int res = cqe->res;
         io_uring_cqe_seen(&u->ring, cqe);
         assert(u->in_ring > 0);
         u->in_ring--;
@@ -124,7 +107,7 @@ void uring_submit(struct uring *u, struct uring_op *op)
     assert(op->kind == URING_NOP || op->kind == URING_SYNC || op->iovcnt > 0);
     uring_wake(u);
     struct io_uring_sqe *sqe = NULL;
-    if (room(u) && STAILQ_EMPTY(&u->waiting))
+    if (u->in_ring < DEPTH && STAILQ_EMPTY(&u->waiting))
         sqe = io_uring_get_sqe(&u->ring);
     if (sqe)
         to_ring(u, op, sqe);

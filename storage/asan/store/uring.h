@@ -17,9 +17,7 @@
 struct uring_op {
     void (*done)(struct uring_op *op, int res);
     int fd;
-    /* URING_SYNC: fdatasync. URING_WRITE_SYNC: a write and, once all of it is done, fdatasync; 0, or negative if either failed.
-     * URING_NOP completes with 0. */
-    enum { URING_READ, URING_WRITE, URING_WRITE_SYNC, URING_SYNC, URING_NOP } kind;
+    enum { URING_READ, URING_WRITE, URING_SYNC /* fdatasync */, URING_NOP /* completes with 0 */ } kind;
     const struct iovec *iov;
     int iovcnt;
     uint64_t offset;
