@@ -5,6 +5,7 @@
 #include <string.h>
 #include "cli/cmds.h"
 #include "cli/show.h"
+#include "cli/size.h"
 
 static char *cell_name(const json_t *o)
 {
@@ -61,6 +62,21 @@ static int run_add(struct cli *c)
     return rc == EXIT_DONE ? cli_finish(c, &a, "disk %s added; its node opens it now, see cohort disk list", c->pos[0]) : rc;
 }
 
+/* "3 shards have a copy that is not in sync; 2 volumes are being compared and copied: 1 GiB of 4 GiB, 80 MiB/s, 40s left" */
+static void put_copying(const json_t *o)
+{
+    char done[SIZE_TEXT], total[SIZE_TEXT], rate[SIZE_TEXT], eta[SIZE_TEXT];
+    if (!int_of(o, "shards_behind"))
+        return;
+    printf("%" PRId64 " shards have a copy that is not in sync", int_of(o, "shards_behind"));
+    if (int_of(o, "volumes"))
+        printf("; %" PRId64 " volumes are being compared and copied: %s of %s, %s/s", int_of(o, "volumes"), size_format(int_of(o, "done_bytes"), done),
+               size_format(int_of(o, "total_bytes"), total), size_format(int_of(o, "rate"), rate));
+    if (json_object_get(o, "eta_ms"))
+        printf(", %s left", duration_format(int_of(o, "eta_ms"), eta));
+    puts("");
+}
+
 static int run_plan(struct cli *c)
 {
     struct answer a;
@@ -75,6 +91,7 @@ static int run_plan(struct cli *c)
             puts(json_string_value(json_array_get(steps, i)));
         if (!json_array_size(steps))
             puts("nothing to do: every copy is where it should be, or on its way");
+        put_copying(json_object_get(a.json, "copying"));
         if (int_of(a.json, "lost_without_place"))
             printf("%" PRId64 " lost copies have no place: add a disk or a node\n", int_of(a.json, "lost_without_place"));
         if (int_of(a.json, "lost_without_copy"))

@@ -79,7 +79,32 @@ void rest_setting_put(struct rest_req *rq)
         rest_started(rq, op_setting(rq->r->ops, rq->arg[0], s->value, rest_done, rq, &e), &e);
 }
 
-/* The next steps, from this node's view: what would happen if the coordinator looked now. */
+/* All resyncs of the cluster together: how far, how fast, how long yet. Volumes whose turn has not come count as shards only. */
+static json_t *copying(const struct cdb_view *v)
+{
+    int64_t done = 0, total = 0, rate = 0, volumes = 0, behind = 0;
+    for (size_t i = 0; i < cdb_task_count(v); i++) {
+        const struct cdb_task *t = cdb_task_at(v, i);
+        int64_t ms = t->updated_ms - t->started_ms;
+        if (strcmp(t->kind, "resync") || strcmp(t->state, "running"))
+            continue;
+        volumes++;
+        done += t->done;
+        total += t->total;
+        rate += ms > 0 ? t->done * 1000 / ms : 0;
+    }
+    for (size_t i = 0; i < cdb_shard_count(v); i++) {
+        const struct cdb_shard *s = cdb_shard_at(v, i);
+        behind += cdb_shard_in_sync_count(v, s) < (int)s->replicas.n;
+    }
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:I}", "shards_behind", (json_int_t)behind, "volumes", (json_int_t)volumes, "done_bytes",
+                          (json_int_t)done, "total_bytes", (json_int_t)total, "rate", (json_int_t)rate);
+    if (rate > 0 && total >= done)
+        json_object_set_new(o, "eta_ms", json_integer((json_int_t)((double)(total - done) * 1000 / (double)rate)));
+    return o;
+}
+
+/* The next steps, from this node's view: what would happen if the coordinator looked now; and what is under way. */
 void rest_repair_get(struct rest_req *rq)
 {
     struct repair_step step[REPAIR_STEPS_MAX];
@@ -99,6 +124,6 @@ void rest_repair_get(struct rest_req *rq)
         json_array_append_new(steps, json_string(text.data));
         buf_free(&text);
     }
-    rest_ok(rq, 200, json_pack("{s:o, s:i, s:i, s:I, s:I}", "steps", steps, "lost_without_place", no_place, "lost_without_copy", no_copy,
+    rest_ok(rq, 200, json_pack("{s:o, s:o, s:i, s:i, s:I, s:I}", "steps", steps, "copying", copying(v), "lost_without_place", no_place, "lost_without_copy", no_copy,
                                "absent_ms", (json_int_t)conf.absent_ms, "now_ms", (json_int_t)conf.wall_ms));
 }

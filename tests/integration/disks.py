@@ -72,6 +72,7 @@ def slow(lab, guest, seen, name):
 
 
 def frozen(lab, guest, seen, name):
+    lab.cli("cluster", "set", "disk_slow_s", "60")  # else it is too slow before it counts as frozen
     node, started = name.partition(":")[0], time.monotonic()
     lab.command("disk", node, "stall")
     goes_on(seen, "while a disk is frozen")

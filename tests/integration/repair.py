@@ -106,11 +106,14 @@ def returns(lab, v):
     dead_since = lab.api("GET", f"/nodes/{victim}")["state_ms"]
     wait_for(lambda: lab.api("GET", "/repair")["now_ms"] - dead_since > (ABSENT_S + 2) * 1000, 30,
              "the time after which it would be replaced")
-    check(lab.api("GET", "/repair")["steps"] == [], "a node in maintenance is replaced")
+    plan = lab.api("GET", "/repair")
+    check(plan["steps"] == [], "a node in maintenance is replaced")
+    check(plan["copying"]["shards_behind"] > 0, f"no shard is behind although a copy is: {plan}")
     check(any(c["node"] == victim for c in lab.api("GET", f"/volumes/{v.name}")["shards"][0]["replicas"]), "its copy is not listed any more")
     lab.start(victim)
     lab.wait_node(victim, "up")
     v.wait_copies(2)
+    check(lab.api("GET", "/repair")["copying"]["shards_behind"] == 0, "a shard is behind although all copies are in sync")
     ratio = (copied(lab) - before) / (written * MIB)
     lab.cli("node", "maintenance", victim, "off")
     v.verify(victim)

@@ -34,7 +34,7 @@ struct batch {
     bool queued;                 /* `later` is */
     struct later later;
 };
-#define BATCH_MAX 256
+#define BATCH_MAX 2048 /* two operations and some 800 bytes of JSON each: 1.6 MB, well within what the database takes at once */
 
 static struct ref *ref_new(struct shard *s, uint32_t disk)
 {
