@@ -239,6 +239,80 @@ static void test_links(void **state)
     free(data);
 }
 
+static void trap_closed(void *arg) { *(bool *)arg = true; }
+
+static int sync_of(uint32_t index)
+{
+    for (size_t i = 0; i < cdb_shard_count(view()); i++) {
+        const struct cdb_shard *s = cdb_shard_at(view(), i);
+        if (!strcmp(s->volume, volume) && s->idx == index)
+            return cdb_shard_in_sync_count(view(), s);
+    }
+    return -1;
+}
+
+static void add_generation(uint32_t index, int64_t n)
+{
+    for (size_t i = 0; i < cdb_shard_count(view()); i++) {
+        const struct cdb_shard *s = cdb_shard_at(view(), i);
+        if (strcmp(s->volume, volume) || s->idx != index)
+            continue;
+        struct cdb_txn *t = cdb_txn_new();
+        cdb_txn_set_int(t, CDB_T_SHARD, s->id, CDB_SHARD_generation, s->generation + n);
+        commit(t);
+        return;
+    }
+}
+
+/* A node answers nothing, though its connections stay. Writes that began at different times all go on in the moment in which that
+ * is found, by one transaction. What one of them rests on is not so: it alone waits. */
+static void test_silent_node(void **state)
+{
+    enum { SHARDS = 3, WRONG = 1 };
+    struct io k[SHARDS], ask;
+    struct mailbox trap;
+    uint8_t data[4096];
+    (void)state;
+    make_volume(0);
+    memset(data, 0x42, sizeof data);
+    for (uint32_t i = 0; i < SHARDS; i++)
+        assert_int_equal(io(0, ASAN_WRITE, i * SHARD, sizeof data, data), 0);
+    WAIT_FOR(in_sync() == 3);
+    mailbox_open(&trap, &loop);
+    for (int round = 0; round < 2; round++) {
+        if (round == 1) /* the core knows a newer one, and does not take an older one for true */
+            add_generation(WRONG, -1);
+        pthread_mutex_lock(&trap.lock);
+        memset(&ask, 0, sizeof ask);
+        ask.io = (struct asan_io){.op = ASAN_READ, .offset = 100, .length = 512, .data = data, .answer = {.run = io_answer}, .answer_to = &trap};
+        memcpy(ask.io.volume_id, volume, sizeof volume);
+        asan_io(engine[2], &ask.io); /* its thread cannot give the answer away */
+        for (uint32_t i = 0; i < SHARDS; i++) {
+            uint64_t until = clock_boot_ms() + 400;
+            io_begin(&k[i], 0, ASAN_WRITE, i * SHARD, sizeof data, data);
+            while (clock_boot_ms() < until) /* so that each would be given up at a time of its own */
+                uv_run(&loop, UV_RUN_ONCE);
+        }
+        WAIT_FOR(sync_of(0) == 2);
+        if (round == 0)
+            assert_true(sync_of(1) == 2 && sync_of(2) == 2);
+        WAIT_FOR(k[0].done && k[2].done && (round == 1 || k[WRONG].done));
+        if (round == 1) {
+            assert_false(k[WRONG].done);
+            add_generation(WRONG, 1);
+            WAIT_FOR(k[WRONG].done);
+        }
+        pthread_mutex_unlock(&trap.lock);
+        WAIT_FOR(ask.done && in_sync() == 3);
+    }
+    bool closed = false;
+    mailbox_close(&trap, trap_closed, &closed);
+    WAIT_FOR(closed);
+    for (uint32_t i = 0; i < SHARDS; i++)
+        memcpy(model + i * SHARD, data, sizeof data);
+    check_all(0);
+}
+
 static void test_lease(void **state)
 {
     (void)state;
@@ -626,6 +700,7 @@ int main(int argc, char **argv) /* a pattern: only tests whose names match */
         cmocka_unit_test(test_replica_lost_and_back),
         cmocka_unit_test(test_owner_moves),
         cmocka_unit_test(test_links),
+        cmocka_unit_test(test_silent_node),
         cmocka_unit_test(test_lease),
         cmocka_unit_test(test_claim_and_sealed),
         cmocka_unit_test(test_wiped_disk),

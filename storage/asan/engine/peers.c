@@ -5,7 +5,10 @@
  * and leaves it when much more is under way there than elsewhere. The replica's host puts WRITEs back in order.
  * A link that is cut says nothing. It is given up when no byte came from it for STALL_MS while a ping waits, and another
  * link of the same node has answered a younger ping: the node is alive, the link is not. What was on its way there goes
- * over another link (link.c), long before the replica counts as silent. If all are quiet it is the node's own affair. */
+ * over another link (link.c), long before the replica counts as silent.
+ * If all are quiet it is the node's own affair: after SILENT_MS all cores are told at once, so that all shards with a copy there
+ * take it out in one transaction, and those that are written to later do not wait for a time-out of their own. A single link is
+ * asked only while something is on its way over it. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
@@ -17,6 +20,7 @@ LOG_MODULE("asan");
 
 #define PING_MS 250
 #define STALL_MS 1000
+#define SILENT_MS 1750 /* and up to PING_MS until it is asked: well below the cores' own silent_ms, which is for slow disks */
 #define REPORT_MS 3000          /* a link that comes back sooner is not news */
 #define SPREAD_BYTES (256u << 10)
 
@@ -37,10 +41,16 @@ bool gdisk_up(struct asan *a, const struct gdisk *g)
     return p && p->connected;
 }
 
-void disk_conn(struct asan *a, const char *node, bool up)
+bool gdisk_silent(struct asan *a, const struct gdisk *g)
+{
+    const struct peer *p = g->local ? NULL : peer_find(a, g->node);
+    return p && p->silent;
+}
+
+/* Tells each open core something about each disk of a node. */
+static void tell_cores(struct asan *a, const char *node, void (*tell)(struct owner *, uint32_t, bool, uint64_t), bool what)
 {
     struct htab_node *n;
-    a->recheck = true;
     HTAB_FOR_EACH (n, &a->volumes) {
         struct volume *v = container_of(n, struct volume, node);
         for (uint32_t i = 0; v->open && i < v->n_shards; i++) {
@@ -49,10 +59,16 @@ void disk_conn(struct asan *a, const char *node, bool up)
                 continue;
             for (uint32_t d = 0; d < a->n_gdisks; d++)
                 if (!strcmp(a->gdisk[d]->node, node))
-                    owner_conn(s->core, d, up, now_ms());
+                    tell(s->core, d, what, now_ms());
             shard_after(s);
         }
     }
+}
+
+void disk_conn(struct asan *a, const char *node, bool up)
+{
+    a->recheck = true;
+    tell_cores(a, node, owner_conn, up);
 }
 
 /* ---- which link ---- */
@@ -225,7 +241,7 @@ static void look_after(struct peer *p, uint64_t now)
         if (l->up && stalled(l, now)) {
             log_warn("node %s: storage link %s does not answer, others do: given up", p->node, l->address);
             rpc_peer_reset(l->rpc);
-        } else if (l->up && !l->pinging) {
+        } else if (l->up && !l->pinging && (p->n_links > 1 || l->out_bytes)) {
             ping(l, now);
         }
         if (p->connected && l->up == l->reported && now_ms() - l->down_ms >= (l->up ? 0 : REPORT_MS))
@@ -233,16 +249,41 @@ static void look_after(struct peer *p, uint64_t now)
     }
 }
 
+/* `passed_ms` since the last look. Time in which our own loop stood still tells nothing about the node: what came meanwhile has
+ * not been read yet. */
+static void look_for_silence(struct peer *p, uint64_t passed_ms)
+{
+    bool asked = p->connected;
+    uint64_t heard = p->heard_ms;
+    for (int i = 0; i < p->n_links; i++) {
+        const struct plink *l = p->link[i];
+        uint64_t at = l->up ? rpc_peer_heard_ms(l->rpc) : 0;
+        asked = asked && (!l->up || l->pinging);
+        heard = at > heard ? at : heard;
+    }
+    if (!p->connected)
+        return; /* what was said of it holds until it answers */
+    p->quiet_ms = asked && heard == p->heard_ms ? p->quiet_ms + (passed_ms < 2 * TICK_MS ? passed_ms : 2 * TICK_MS) : 0;
+    p->heard_ms = heard;
+    if (p->silent == (p->quiet_ms >= SILENT_MS))
+        return;
+    p->silent = !p->silent;
+    log_info("node %s: %s", p->node, p->silent ? "does not answer" : "answers again");
+    tell_cores(p->a, p->node, owner_silent, p->silent);
+}
+
 void peers_tick(struct asan *a)
 {
     struct peer *p;
     uint64_t now = uv_now(&a->loop);
+    LIST_FOREACH (p, &a->peers, entry)
+        look_for_silence(p, now - a->peers_ms);
+    a->peers_ms = now;
     if (now - a->links_ms < PING_MS)
         return;
     a->links_ms = now;
     LIST_FOREACH (p, &a->peers, entry)
-        if (p->n_links > 1)
-            look_after(p, now);
+        look_after(p, now);
 }
 
 /* ---- as the database lists them ---- */

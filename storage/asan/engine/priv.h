@@ -67,6 +67,8 @@ struct peer {
     char node[ID_LEN + 1];
     uint16_t port;
     bool connected, seen;        /* over any of its links */
+    bool silent;                 /* connected, but answers nothing */
+    uint64_t heard_ms, quiet_ms; /* last byte; how long pings have waited without one, in time that our loop was awake */
     int n_links;
     struct plink *link[ASAN_LINKS_MAX + 1];
     LIST_ENTRY(peer) entry;
@@ -293,7 +295,7 @@ struct asan {
     char *link_address[ASAN_LINKS_MAX];
     int n_links;
     uint64_t repeated, came_early; /* counts: messages sent again over another link; writes that overtook others */
-    uint64_t links_ms;           /* when links were looked after last */
+    uint64_t links_ms, peers_ms; /* when links were looked after, silence was looked for last */
     struct hreq_list earlies;    /* all early writes, oldest first */
     char node_id[ID_LEN + 1], *cluster_uuid;
     uint64_t journal_bytes, cache_bytes; /* as in asan_conf */
@@ -305,7 +307,7 @@ struct asan {
     const struct cdb_view *taken; /* the view that was taken apart last; our reference */
     TAILQ_HEAD(, volume) dirty;  /* to be looked at */
     struct batch *batch;         /* shard.c: changes of in-sync sets that are gathered */
-    struct batch *batch_out;     /* those whose transaction is under way */
+    LIST_HEAD(, batch) batches_out; /* those whose transactions are under way */
     uint64_t batches;            /* transactions of them so far */
     struct htab volumes, volumes_by_data;
     LIST_HEAD(, snap) snaps;
@@ -351,6 +353,7 @@ struct volume *volume_find_name(struct asan *a, const char *name);
 void peers_update(struct asan *a, const struct cdb_view *v);
 struct peer *peer_find(struct asan *a, const char *node);
 bool gdisk_up(struct asan *a, const struct gdisk *g);
+bool gdisk_silent(struct asan *a, const struct gdisk *g);
 void peers_tick(struct asan *a);
 struct plink *plink_pick(const struct peer *p, uint64_t key); /* NULL: none is up. Spreads requests; `key` names the shard */
 void plink_unref(struct plink *l);

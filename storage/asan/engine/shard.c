@@ -26,13 +26,16 @@ struct ref { /* something on its way */
 TAILQ_HEAD(refs, ref);
 
 /* Changes of in-sync sets: one transaction for those that were asked for in one turn of the loop, or while the one before was
- * under way. When a node is lost, every shard with a write under way asks at nearly the same moment. */
+ * under way. When a node is lost, every shard with a write under way asks in the same turn (peers.c).
+ * If what one of them rests on is no longer so, all are refused. Those that the view shows to be out of date are told so; the
+ * others go again in two halves, and so on, until the culprits are alone: a few transactions more, not one per shard. */
 struct batch {
     struct asan *a;
     struct refs refs;
     int n;
     bool queued;                 /* `later` is */
     struct later later;
+    LIST_ENTRY(batch) out;
 };
 #define BATCH_MAX 2048 /* two operations and some 800 bytes of JSON each: 1.6 MB, well within what the database takes at once */
 
@@ -262,32 +265,80 @@ static void change_ended(struct ref *r, int status)
 
 static void batch_queue(struct batch *b);
 static void batch_add(struct ref *r);
+static void batch_done(void *arg, int status, const struct err *e);
+
+static struct batch *batch_new(struct asan *a)
+{
+    struct batch *b = xcalloc(1, sizeof *b);
+    b->a = a;
+    TAILQ_INIT(&b->refs);
+    return b;
+}
+
+/* Does the view contradict what `r` requires? */
+static bool out_of_date(const struct ref *r, const struct cdb_view *view)
+{
+    const struct volume *v = r->s->v;
+    const struct cdb_volume *vol = cdb_volume_get(view, v->id);
+    const struct cdb_shard *row = shard_row(view, v, r->s->index);
+    if (!vol || !row || strcmp(vol->owner, v->a->node_id) || (uint64_t)vol->epoch != r->epoch || (uint64_t)row->generation != r->want.generation)
+        return true;
+    for (int i = 0; i < r->want.n; i++) {
+        const struct cdb_disk *d = cdb_disk_get(view, v->a->gdisk[r->want.in_sync[i].disk]->id);
+        if (!d || (uint64_t)d->incarnation != r->want.in_sync[i].incarnation)
+            return true;
+    }
+    return false;
+}
+
+static void batch_send(struct batch *b, struct cdb_txn *t)
+{
+    LIST_INSERT_HEAD(&b->a->batches_out, b, out);
+    cdb_txn_commit(b->a->link, t, "change replicas", batch_done, b);
+}
+
+static void batch_again(struct batch *b)
+{
+    const struct cdb_view *view = view_of(b->a);
+    struct ref *r;
+    int half = (b->n + 1) / 2;
+    struct batch *part[2] = {batch_new(b->a), batch_new(b->a)};
+    while ((r = TAILQ_FIRST(&b->refs))) {
+        TAILQ_REMOVE(&b->refs, r, entry);
+        if (!ref_current(r) || !view || out_of_date(r, view)) {
+            change_ended(r, E_CONFLICT);
+            continue;
+        }
+        struct batch *p = part[part[0]->n >= half];
+        TAILQ_INSERT_TAIL(&p->refs, r, entry);
+        p->n++;
+    }
+    for (int i = 0; i < 2; i++) {
+        uint64_t number = ++b->a->batches;
+        if (!part[i]->n) {
+            free(part[i]);
+            continue;
+        }
+        struct cdb_txn *t = cdb_txn_new();
+        TAILQ_FOREACH (r, &part[i]->refs, entry)
+            put_change(t, r, number);
+        batch_send(part[i], t);
+    }
+}
 
 static void batch_done(void *arg, int status, const struct err *e)
 {
     struct batch *b = arg;
     struct ref *r;
-    bool alone = b->n == 1;
     (void)e;
-    if (b->a->batch_out == b) {
-        b->a->batch_out = NULL;
-        if (b->a->batch)
-            batch_queue(b->a->batch);
-    }
+    LIST_REMOVE(b, out);
+    if (status == E_CONFLICT && b->n > 1)
+        batch_again(b);
+    if (b->a->batch && LIST_EMPTY(&b->a->batches_out))
+        batch_queue(b->a->batch);
     while ((r = TAILQ_FIRST(&b->refs))) {
         TAILQ_REMOVE(&b->refs, r, entry);
-        if (status == E_CONFLICT && !alone && ref_current(r)) { /* one of them was in the way of all: each by itself */
-            struct batch *one = xcalloc(1, sizeof *one);
-            struct cdb_txn *t = cdb_txn_new();
-            one->a = b->a;
-            one->n = 1;
-            TAILQ_INIT(&one->refs);
-            TAILQ_INSERT_TAIL(&one->refs, r, entry);
-            put_change(t, r, 0);
-            cdb_txn_commit(b->a->link, t, "change replicas", batch_done, one);
-        } else {
-            change_ended(r, status);
-        }
+        change_ended(r, status);
     }
     free(b);
 }
@@ -321,7 +372,7 @@ static void batch_commit(struct later *l)
     struct batch *b = container_of(l, struct batch, later);
     struct asan *a = b->a;
     b->queued = false;
-    if (a->batch_out)
+    if (!LIST_EMPTY(&a->batches_out))
         return; /* batch_done() comes back */
     a->batch = NULL;
     struct cdb_txn *t = cdb_txn_new();
@@ -333,8 +384,7 @@ static void batch_commit(struct later *l)
     }
     if (b->n > 1)
         log_info("in-sync sets of %d shards change in one transaction", b->n);
-    a->batch_out = b;
-    cdb_txn_commit(a->link, t, "change replicas", batch_done, b);
+    batch_send(b, t);
 }
 
 static void batch_queue(struct batch *b)
@@ -348,10 +398,8 @@ static void batch_add(struct ref *r)
 {
     struct asan *a = r->s->v->a;
     if (!a->batch) {
-        struct batch *b = a->batch = xcalloc(1, sizeof *b);
-        b->a = a;
-        TAILQ_INIT(&b->refs);
-        batch_queue(b);
+        a->batch = batch_new(a);
+        batch_queue(a->batch);
     }
     TAILQ_INSERT_TAIL(&a->batch->refs, r, entry);
     a->batch->n++;
@@ -360,20 +408,25 @@ static void batch_add(struct ref *r)
 static void batch_forget(struct batch *b)
 {
     struct ref *r;
-    while (b && (r = TAILQ_FIRST(&b->refs))) {
+    while ((r = TAILQ_FIRST(&b->refs))) {
         TAILQ_REMOVE(&b->refs, r, entry);
         ref_free(r);
     }
-    if (b && b->queued)
+    if (b->queued)
         TAILQ_REMOVE(&b->a->laters, &b->later, entry);
     free(b);
 }
 
 void shard_batches_forget(struct asan *a)
 {
-    batch_forget(a->batch);
-    batch_forget(a->batch_out);
-    a->batch = a->batch_out = NULL;
+    struct batch *b;
+    while ((b = LIST_FIRST(&a->batches_out))) {
+        LIST_REMOVE(b, out);
+        batch_forget(b);
+    }
+    if (a->batch)
+        batch_forget(a->batch);
+    a->batch = NULL;
 }
 
 static void env_txn(void *arg, const struct owner_txn *o)
@@ -402,7 +455,8 @@ void shard_view(struct shard *s, const struct cdb_view *view)
             struct gdisk *g = gdisk_get(a, row->replicas.v[i]);
             ov.replica[ov.n++] = (struct owner_view_replica){
                 .disk = g->number, .incarnation = g->incarnation, .in_sync = cdb_shard_in_sync(view, row, g->id),
-                .usable = g->usable, .local = g->local != NULL, .up = gdisk_up(a, g), .full = g->full};
+                .usable = g->usable, .local = g->local != NULL, .up = gdisk_up(a, g), .full = g->full,
+                .silent = gdisk_silent(a, g)};
         }
     }
     owner_view(s->core, &ov, now_ms());

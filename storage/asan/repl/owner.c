@@ -197,6 +197,7 @@ static void view_members(struct owner *o, const struct owner_view *v, bool newer
         m->listed = true;
         m->usable = r->usable;
         m->local = r->local;
+        m->silent = r->silent;
         m->view_full = r->full;
         m->full = m->full || r->full;
         if (r->incarnation > m->incarnation && MUTANT(OWNER_INCARNATION))
@@ -334,6 +335,15 @@ void owner_conn(struct owner *o, uint32_t disk, bool up, uint64_t now_ms)
             member_want(o, i);
     }
     pump(o);
+}
+
+void owner_silent(struct owner *o, uint32_t disk, bool silent, uint64_t now_ms)
+{
+    int i = member_find(o, disk);
+    if (i < 0 || o->m[i].silent == silent)
+        return;
+    o->m[i].silent = silent;
+    owner_tick(o, now_ms);
 }
 
 void owner_submit(struct owner *o, struct owner_op *op, uint64_t now_ms)

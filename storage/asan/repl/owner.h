@@ -136,11 +136,15 @@ struct owner_view {
         bool local;               /* on this node */
         bool up;                  /* connected now */
         bool full;                /* its disk says so: no new writes of data for now */
+        bool silent;              /* as owner_silent() */
     } replica[OWNER_MEMBERS_MAX];
 };
 void owner_view(struct owner *o, const struct owner_view *v, uint64_t now_ms);
 void owner_lease(struct owner *o, bool on, uint64_t now_ms);
 void owner_conn(struct owner *o, uint32_t disk, bool up, uint64_t now_ms);
+/* The connection is up, but the disk's node answers nothing, whoever asks. While that is so its member fails as soon as something
+ * waits for it, not each shard after a time-out of its own: all shards leave a lost node in one transaction. */
+void owner_silent(struct owner *o, uint32_t disk, bool silent, uint64_t now_ms);
 void owner_submit(struct owner *o, struct owner_op *op, uint64_t now_ms);
 void owner_answer(struct owner *o, uint32_t disk, const struct repl_answer *a, uint64_t now_ms);
 void owner_created(struct owner *o, int status, uint64_t now_ms);

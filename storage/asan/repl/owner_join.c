@@ -31,7 +31,7 @@ bool join_wanted(const struct owner *o, int *ret_m)
 {
     for (int i = 0; i < OWNER_MEMBERS_MAX; i++) {
         const struct member *m = &o->m[i];
-        if (m->used && m->listed && m->usable && m->up && !m->full && !required(m) && o->now >= m->join_retry_ms) {
+        if (m->used && m->listed && m->usable && m->up && !m->silent && !m->full && !required(m) && o->now >= m->join_retry_ms) {
             if (ret_m)
                 *ret_m = i;
             return true;

@@ -210,7 +210,7 @@ static bool is_failing(const struct owner *o, int i)
         work = true;
     if (!work)
         return false;
-    return (!m->up && o->now - m->down_ms >= o->conf.down_ms) ||
+    return m->silent || (!m->up && o->now - m->down_ms >= o->conf.down_ms) ||
            (m->state != M_LIVE && o->now - m->not_live_ms >= o->conf.silent_ms) ||
            (oldest != UINT64_MAX && o->now - oldest >= o->conf.silent_ms);
 }

@@ -31,6 +31,7 @@ struct member {
     uint32_t disk;
     uint64_t incarnation;
     bool up;                /* connection */
+    bool silent;            /* its node answers nothing */
     bool isr;               /* in sync, as the database says as far as known */
     bool joining;           /* not (known to be) in sync, yet its answers are required */
     bool add_pending;       /* a transaction that adds it may have happened */

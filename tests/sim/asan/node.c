@@ -24,7 +24,7 @@ static void to_core(int i)
     for (int k = 0; k < v->n_replicas; k++) {
         int d = v->replica[k];
         ov.replica[k] = (struct owner_view_replica){(uint32_t)d, v->incarnation[d], db_in_sync(v, d), true, d == i,
-                                                    n->conn[d].up};
+                                                    n->conn[d].up, false, n->conn[d].silent};
     }
     owner_view(n->core, &ov, now_ms);
     core_after(i);
@@ -206,6 +206,18 @@ void core_after(int i)
         guest_done(i, op);
 }
 
+/* The node that says nothing is called silent after a while; now and then one that is merely slow. */
+static void judge_silence(struct node *n)
+{
+    for (int k = 0; k < n_nodes; k++) {
+        struct conn *c = &n->conn[k];
+        bool quiet = c->up && k != n->id && (now_ms < c->dark_until || now_ms < node[k].frozen_until);
+        if (c->up && k != n->id)
+            c->silent = faults_on && (c->silent ? quiet || chance(900) : chance(quiet ? 60 : 1));
+        owner_silent(n->core, (uint32_t)k, c->silent, now_ms);
+    }
+}
+
 static void tick(void *a, uint64_t unused)
 {
     (void)a, (void)unused;
@@ -213,6 +225,7 @@ static void tick(void *a, uint64_t unused)
         if (node[i].core) {
             if (node[i].core_epoch % 2) /* every other owner copies by credit: none, one or two chunks until the next tick */
                 owner_join_credit(node[i].core, (uint32_t)(now_ms / 50 % 3), now_ms);
+            judge_silence(&node[i]);
             owner_tick(node[i].core, now_ms);
             core_after(i);
         }

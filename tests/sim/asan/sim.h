@@ -109,6 +109,7 @@ struct conn { /* to the replica on a node: in each direction LINKS links, each k
     bool up;
     uint64_t gen;                         /* raised when it breaks */
     uint64_t last_ms[2][LINKS];
+    bool silent;                          /* what engine/peers.c says of the node */
     uint64_t dark_until;                  /* frames vanish; then the connection is noticed to be broken */
 };
 struct node {
