@@ -22,6 +22,7 @@ const struct cli_group cli_groups[] = {
     {"task", "long work", cmds_task},
     {"event", "what happened", cmds_event},
     {"token", "access to the API", cmds_token},
+    {"nbd-client", "access to volumes by NBD over TLS", cmds_nbd_client},
     {"host", "this machine", cmds_host},
     {"debug", "a look inside", cmds_debug},
     {"log", "the daemon's log", cmds_log},

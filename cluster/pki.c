@@ -265,15 +265,16 @@ static X509_EXTENSION *csr_names(X509_REQ *req, const char *node_id, struct err 
     return san;
 }
 
-static X509 *issue(X509 *ca, EVP_PKEY *ca_key, X509_REQ *req, X509_EXTENSION *san, const char *node_id, int days)
+/* `san` may be NULL. */
+static X509 *issue(X509 *ca, EVP_PKEY *ca_key, EVP_PKEY *key, X509_EXTENSION *san, const char *name, const char *usage, int days)
 {
     X509 *x = X509_new();
     if (x && X509_set_version(x, X509_VERSION_3) && serial_set(x) && validity_set(x, days) &&
-        name_set(X509_get_subject_name(x), node_id) && X509_set_issuer_name(x, X509_get_subject_name(ca)) &&
-        X509_set_pubkey(x, X509_REQ_get0_pubkey(req)) && ext_add(x, ca, NID_basic_constraints, "critical,CA:FALSE") &&
+        name_set(X509_get_subject_name(x), name) && X509_set_issuer_name(x, X509_get_subject_name(ca)) &&
+        X509_set_pubkey(x, key) && ext_add(x, ca, NID_basic_constraints, "critical,CA:FALSE") &&
         ext_add(x, ca, NID_key_usage, "critical,digitalSignature") &&
-        ext_add(x, ca, NID_ext_key_usage, "serverAuth,clientAuth") &&
-        ext_add(x, ca, NID_authority_key_identifier, "keyid:always") && X509_add_ext(x, san, -1) &&
+        ext_add(x, ca, NID_ext_key_usage, usage) &&
+        ext_add(x, ca, NID_authority_key_identifier, "keyid:always") && (!san || X509_add_ext(x, san, -1)) &&
         X509_sign(x, ca_key, EVP_sha256()))
         return x;
     X509_free(x);
@@ -298,7 +299,7 @@ int pki_issue(const char *ca_cert_pem, const char *ca_key_pem, const char *csr_p
         status = err_set(e, E_AUTH, "the certificate request is not signed by its own key");
     else if (!(san = csr_names(req, node_id, e)))
         status = E_AUTH;
-    else if (!(x = issue(ca, ca_key, req, san, node_id, days)))
+    else if (!(x = issue(ca, ca_key, X509_REQ_get0_pubkey(req), san, node_id, "serverAuth,clientAuth", days)))
         status = fail(e, E_INVAL, "issue a certificate");
     else
         *ret_cert_pem = cert_to_pem(x);
@@ -308,6 +309,31 @@ int pki_issue(const char *ca_cert_pem, const char *ca_key_pem, const char *csr_p
     X509_free(x);
     X509_free(ca);
     EVP_PKEY_free(ca_key);
+    return status;
+}
+
+int pki_client_new(const char *name, int days, char **ret_ca_pem, char **ret_cert_pem, char **ret_key_pem, struct err *e)
+{
+    char *ca_pem, *ca_key_pem;
+    int status = pki_ca_new(name, &ca_pem, &ca_key_pem, e);
+    if (status)
+        return status;
+    X509 *ca = cert_from_pem(ca_pem, "the client's CA", e), *x = NULL;
+    EVP_PKEY *ca_key = key_from_pem(ca_key_pem, "the key of the client's CA", e), *key = EVP_EC_gen("P-256");
+    if (ca && ca_key && key && (x = issue(ca, ca_key, key, NULL, name, "clientAuth", days))) {
+        *ret_cert_pem = cert_to_pem(x);
+        *ret_key_pem = key_to_pem(key);
+        *ret_ca_pem = ca_pem;
+    } else {
+        status = fail(e, E_INVAL, "make a client's certificate");
+        free(ca_pem);
+    }
+    OPENSSL_cleanse(ca_key_pem, strlen(ca_key_pem));
+    free(ca_key_pem);
+    X509_free(x);
+    X509_free(ca);
+    EVP_PKEY_free(ca_key);
+    EVP_PKEY_free(key);
     return status;
 }
 

@@ -28,6 +28,11 @@ MUST_CHECK int pki_issue(const char *ca_cert_pem, const char *ca_key_pem, const 
                          char **ret_cert_pem, struct err *e);
 #define PKI_NODE_DAYS 3650
 
+/* A certificate for a client that the database knows by its fingerprint: `ret_ca_pem` is a CA made for it alone, whose key is gone.
+ * The cluster's CA must not issue it: the database takes its certificates for those of nodes. `name` becomes its CN. */
+MUST_CHECK int pki_client_new(const char *name, int days, char **ret_ca_pem, char **ret_cert_pem, char **ret_key_pem, struct err *e);
+#define PKI_CLIENT_DAYS 3650
+
 /* Is the certificate valid now, from this CA, for `node_id` (NULL: any node), and does `key_pem` (NULL: not checked)
  * belong to it? */
 MUST_CHECK int pki_check(const char *ca_cert_pem, const char *cert_pem, const char *key_pem, const char *node_id, struct err *e);

@@ -37,6 +37,9 @@ static const struct cdb_column task_columns[] = {CDB_COLS_TASK(X)};
 #define X(T, c) COL(token, T, c)
 static const struct cdb_column token_columns[] = {CDB_COLS_TOKEN(X)};
 #undef X
+#define X(T, c) COL(nbd_client, T, c)
+static const struct cdb_column nbd_client_columns[] = {CDB_COLS_NBD_CLIENT(X)};
+#undef X
 #define X(T, c) COL(event, T, c)
 static const struct cdb_column event_columns[] = {CDB_COLS_EVENT(X)};
 #undef X
@@ -57,5 +60,7 @@ const struct cdb_index cdb_indexes[] = {
     {CDB_T_NETWORK, {CDB_NETWORK_name}, 1},
     {CDB_T_PORT, {CDB_PORT_mac}, 1},
     {CDB_T_TOKEN, {CDB_TOKEN_hash}, 1},
+    {CDB_T_NBD_CLIENT, {CDB_NBD_CLIENT_name}, 1},
+    {CDB_T_NBD_CLIENT, {CDB_NBD_CLIENT_fingerprint}, 1},
 };
 const size_t cdb_n_indexes = sizeof cdb_indexes / sizeof cdb_indexes[0];

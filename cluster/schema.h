@@ -151,6 +151,14 @@
     X(INT, expires_ms)           /* wall clock; 0 = never */                                                       \
     X(STR, creator)
 
+#define CDB_COLS_NBD_CLIENT(X)   /* who may use volumes by NBD over TLS without being a node */                       \
+    X(STR, name)                 /* unique */                                                                      \
+    X(STR, fingerprint)          /* sha256 of its certificate (DER), hex; unique */                                \
+    X(SMAP, volumes)             /* volume id -> [ro|rw]; also its snapshots, read only. Nothing else is shown */  \
+    X(INT, generation)           /* raised with every change of volumes */                                         \
+    X(INT, expires_ms)           /* wall clock; 0 = never */                                                       \
+    X(STR, creator)
+
 #define CDB_COLS_EVENT(X)                                                                                          \
     X(INT, time_ms) X(STR, severity) /* [info|warning|alarm] */                                                    \
     X(STR, object) X(STR, message) X(STR, node)
@@ -168,6 +176,7 @@
     X(PORT, port, "Port")             \
     X(TASK, task, "Task")             \
     X(TOKEN, token, "Token")          \
+    X(NBD_CLIENT, nbd_client, "NbdClient") \
     X(EVENT, event, "Event")
 
 struct cdb_strs { size_t n; char **v; };                       /* sorted, unique */
@@ -195,6 +204,7 @@ struct cdb_network { char *id; CDB_COLS_NETWORK(X) };
 struct cdb_port { char *id; CDB_COLS_PORT(X) };
 struct cdb_task { char *id; CDB_COLS_TASK(X) };
 struct cdb_token { char *id; CDB_COLS_TOKEN(X) };
+struct cdb_nbd_client { char *id; CDB_COLS_NBD_CLIENT(X) };
 struct cdb_event { char *id; CDB_COLS_EVENT(X) };
 #undef X
 
@@ -238,6 +248,9 @@ enum { CDB_COLS_TASK(X) CDB_TASK_N };
 #undef X
 #define X(T, c) CDB_TOKEN_##c,
 enum { CDB_COLS_TOKEN(X) CDB_TOKEN_N };
+#undef X
+#define X(T, c) CDB_NBD_CLIENT_##c,
+enum { CDB_COLS_NBD_CLIENT(X) CDB_NBD_CLIENT_N };
 #undef X
 #define X(T, c) CDB_EVENT_##c,
 enum { CDB_COLS_EVENT(X) CDB_EVENT_N };

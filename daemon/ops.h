@@ -221,6 +221,20 @@ struct token_spec {
 MUST_CHECK int op_token_create(struct ops *o, const struct token_spec *s, op_done *done, void *arg, struct err *e);
 MUST_CHECK int op_token_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 
+/* ---- NBD clients ---- */
+
+struct nbd_client_spec {
+    const char *name;
+    const char *fingerprint; /* sha256 of its certificate, hex */
+    int64_t expires_ms;      /* wall clock, 0 = never */
+    const char *creator;
+};
+struct nbd_access_spec { const char *volume, *mode; /* none|ro|rw */ };
+MUST_CHECK int op_nbd_client_create(struct ops *o, const struct nbd_client_spec *s, op_done *done, void *arg, struct err *e);
+MUST_CHECK int op_nbd_client_delete(struct ops *o, const char *client, op_done *done, void *arg, struct err *e);
+/* Nodes cut off a client within a second after it has lost what it had. */
+MUST_CHECK int op_nbd_access(struct ops *o, const char *client, const struct nbd_access_spec *s, op_done *done, void *arg, struct err *e);
+
 struct join_disk { const char *name, *fast, *capacity; int64_t size_bytes; };
 struct join_spec {
     const char *token_hash;

@@ -97,6 +97,11 @@ static const struct rest_route routes[] = {
     {"GET", API "/tokens", ROLE_ADMIN, rest_token_list, 0, 0},
     {"POST", API "/tokens", ROLE_ADMIN, rest_token_create, SMALL, 0},
     {"DELETE", API "/tokens/*", ROLE_ADMIN, rest_token_delete, 0, 0},
+    {"GET", API "/nbd-clients", ROLE_OPERATOR, rest_nbd_client_list, 0, 0},
+    {"POST", API "/nbd-clients", ROLE_ADMIN, rest_nbd_client_create, SMALL, 0},
+    {"GET", API "/nbd-clients/*", ROLE_OPERATOR, rest_nbd_client_get, 0, 0},
+    {"DELETE", API "/nbd-clients/*", ROLE_ADMIN, rest_nbd_client_delete, 0, 0},
+    {"POST", API "/nbd-clients/*/access", ROLE_ADMIN, rest_nbd_client_access, SMALL, 0},
     {"GET", API "/debug/asan", ROLE_OPERATOR, rest_debug_asan, 0, 0},
     {"POST", API "/debug/log", ROLE_ADMIN, rest_debug_log, SMALL, 0},
 };

@@ -83,6 +83,7 @@ json_t *json_network(const struct cdb_view *v, const struct cdb_network *n);
 json_t *json_port(const struct cdb_view *v, const struct cdb_port *p);
 json_t *json_task(const struct cdb_view *v, const struct cdb_task *t);
 json_t *json_token(const struct cdb_token *t);
+json_t *json_nbd_client(const struct cdb_view *v, const struct cdb_nbd_client *c);
 json_t *json_event(const struct cdb_view *v, const struct cdb_event *e);
 
 /* Handlers, by resource; the table is in rest.c. */
@@ -155,6 +156,11 @@ void rest_event_list(struct rest_req *rq);
 void rest_token_list(struct rest_req *rq);
 void rest_token_create(struct rest_req *rq);
 void rest_token_delete(struct rest_req *rq);
+void rest_nbd_client_list(struct rest_req *rq);
+void rest_nbd_client_get(struct rest_req *rq);
+void rest_nbd_client_create(struct rest_req *rq);
+void rest_nbd_client_delete(struct rest_req *rq);
+void rest_nbd_client_access(struct rest_req *rq);
 void rest_metrics(struct rest_req *rq);
 void rest_debug_asan(struct rest_req *rq);
 void rest_debug_log(struct rest_req *rq);

@@ -353,6 +353,26 @@ json_t *json_token(const struct cdb_token *t)
     return o; /* never the hash: it is of no use to a reader and of some to an attacker */
 }
 
+json_t *json_nbd_client(const struct cdb_view *v, const struct cdb_nbd_client *c)
+{
+    json_t *o = json_object(), *list = json_array();
+    put_str(o, "id", c->id);
+    put_str(o, "name", c->name);
+    put_str(o, "fingerprint", c->fingerprint);
+    for (size_t i = 0; i < c->volumes.n; i++) {
+        if (!cdb_volume_get(v, c->volumes.k[i]))
+            continue; /* deleted since */
+        json_t *one = json_object();
+        put_ref(one, v, CDB_T_VOLUME, "volume", c->volumes.k[i]);
+        put_str(one, "mode", c->volumes.v[i]);
+        json_array_append_new(list, one);
+    }
+    json_object_set_new(o, "volumes", list);
+    put_int(o, "expires_ms", c->expires_ms);
+    put_str(o, "creator", c->creator);
+    return o;
+}
+
 json_t *json_event(const struct cdb_view *v, const struct cdb_event *e)
 {
     json_t *o = json_object();

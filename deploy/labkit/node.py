@@ -53,7 +53,7 @@ def write_config(lab, node):
     conf = {
         "node_name": node["name"], "address": node["address"], "state_dir": "/var/lib/cohort", "run_dir": "/run/cohort",
         "storage_addresses": cables.storage_addresses(lab, node),
-        "uplink": "", "control_port": 7700, "storage_port": 7701, "migrate_port": 7702, "api_port": 7443,
+        "uplink": "", "control_port": 7700, "storage_port": 7701, "migrate_port": 7702, "api_port": 7443, "nbd_port": 10809,
         "journal_bytes": lab.state["journal_bytes"], "election_ms": lab.state["election_ms"],
         "disks": [{"name": "disk0", "fast": "/srv/fast", "capacity": "/srv/capacity"}],
     }

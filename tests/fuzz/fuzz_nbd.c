@@ -1,7 +1,8 @@
 /* An NBD client that says anything: the input is a program of pieces (kind, length, content): raw bytes, options and
  * requests with a proper header around odd values; parking and failures of the volume; the loop runs in between. Input that
  * starts with an even byte has the negotiation done for it. With its second bit the connection counts as TCP, which begins with
- * STARTTLS: the pieces then go through TLS, some of them as bytes that are none. The third bit leaves the client's certificate out. */
+ * STARTTLS: the pieces then go through TLS, some of them as bytes that are none. The third bit leaves the client's certificate out,
+ * the fourth takes one that is not the CA's, known for its fingerprint: what it may do changes as the program says. */
 #include <assert.h>
 #include <openssl/ssl.h>
 #include <signal.h>
@@ -24,9 +25,10 @@ struct fuzz {
     struct nbd_lookup *later;
     int given;
     bool closed;
+    enum nbd_access access;
 };
 
-static void find(void *arg, const char *name, struct nbd_lookup *l)
+static void find(void *arg, const char *client, const char *name, struct nbd_lookup *l)
 {
     struct fuzz *f = arg;
     if (name[0] == 'l' && !f->later) {
@@ -44,7 +46,7 @@ static void release(void *arg, struct vol *v)
     ((struct fuzz *)arg)->given--;
 }
 
-static void list(void *arg, struct nbd_list *l)
+static void list(void *arg, const char *client, struct nbd_list *l)
 {
     nbd_list_add(l, "vol");
 }
@@ -53,6 +55,17 @@ static void bases(void *arg, struct vol *v, struct nbd_bases *b)
 {
     for (int i = 0; i < 10; i++)
         nbd_base_add(b, "s", "11111111-1111-1111-1111-111111111111");
+}
+
+static bool known(void *arg, const char *client)
+{
+    assert(strlen(client) == NBD_CLIENT_HEX);
+    return true;
+}
+
+static enum nbd_access access_of(void *arg, const char *client, const struct vol *v)
+{
+    return ((struct fuzz *)arg)->access;
 }
 
 static void on_closed(void *arg)
@@ -101,7 +114,7 @@ static void say(const void *p, size_t n)
 }
 
 /* A CA, the server's files and the client's context, made once. */
-static struct { char dir[64]; SSL_CTX *with, *without, *server; } certs;
+static struct { char dir[64]; SSL_CTX *with, *without, *other, *server; } certs;
 
 static void make_certs(void)
 {
@@ -120,17 +133,23 @@ static void make_certs(void)
     assert(!rc);
     certs.with = SSL_CTX_new(TLS_client_method());
     certs.without = SSL_CTX_new(TLS_client_method());
+    certs.other = SSL_CTX_new(TLS_client_method());
     assert(SSL_CTX_use_certificate_file(certs.with, cert, SSL_FILETYPE_PEM) == 1 && SSL_CTX_use_PrivateKey_file(certs.with, key, SSL_FILETYPE_PEM) == 1);
+    testcert_ca(certs.dir, "u");
+    testcert_node(certs.dir, "u", "client", NULL, false);
+    snprintf(cert, sizeof cert, "%s/client.pem", certs.dir);
+    snprintf(key, sizeof key, "%s/client.key", certs.dir);
+    assert(SSL_CTX_use_certificate_file(certs.other, cert, SSL_FILETYPE_PEM) == 1 && SSL_CTX_use_PrivateKey_file(certs.other, key, SSL_FILETYPE_PEM) == 1);
 }
 
 /* STARTTLS and the handshake, as far as it comes. */
-static void start_tls(uv_loop_t *loop, bool certificate)
+static void start_tls(uv_loop_t *loop, SSL_CTX *ctx)
 {
     uint8_t b[4 + 16], *p = put32(b, 3);
     p = put32(put32(put64(p, NBD_OPT_MAGIC), NBD_OPT_STARTTLS), 0);
     (void)!send(client.sock, b, sizeof b, MSG_NOSIGNAL);
     turns(loop, 3);
-    client.ssl = SSL_new(certificate ? certs.with : certs.without);
+    client.ssl = SSL_new(ctx);
     BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
     SSL_set_bio(client.ssl, in, out);
     SSL_set_connect_state(client.ssl);
@@ -194,7 +213,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     uv_loop_t loop;
     struct fuzz f = {0};
-    struct nbd_exports ex = {find, release, list, bases, &f};
+    struct nbd_exports ex = {.find = find, .release = release, .list = list, .known = known, .access = access_of, .bases = bases, .arg = &f};
     int sv[2];
     signal(SIGPIPE, SIG_IGN);
     log_set_level("*", LOG_LVL_ERR);
@@ -211,8 +230,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             make_certs();
         srv->tls = certs.server;
         LIST_FIRST(&srv->conn)->tcp = true;
-        start_tls(&loop, !(data[0] & 4));
+        start_tls(&loop, data[0] & 8 ? certs.other : data[0] & 4 ? certs.without : certs.with);
     }
+    f.access = size ? (data[0] >> 4) % 3u : 0;
     if (size && !(data[0] & 1))
         negotiate(!tls);
     for (size_t at = 1; at + 2 < size;) {
@@ -220,6 +240,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         at += 2;
         n = n > size - at ? (uint8_t)(size - at) : n;
         piece(f.vol, kind, data + at, n);
+        if (kind % 6 == 2) {
+            f.access = (n >> 1) % 3u;
+            nbd_server_recheck(srv);
+        }
         at += n;
         turns(&loop, 2);
     }

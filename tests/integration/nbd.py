@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """NBD, judged by programs that are not ours: qemu-img copies in and out and compares, nbdcopy, nbdinfo, and fio writes and
-verifies 4 KiB to 1 MiB blocks while a node with a copy is killed and returns."""
+verifies 4 KiB to 1 MiB blocks while a node with a copy is killed and returns. Over TLS a client sees and uses what is allowed to
+it, and loses it at once."""
 
 import os
 import subprocess
@@ -43,6 +44,59 @@ def copies(lab, node, scratch):
     note("qemu-img convert, compare and nbdcopy, in and out, from two nodes: equal")
 
 
+def clients(lab, node, scratch):
+    """Two clients with certificates of their own, from another node than the one that made them."""
+    for name, size in (("tls-a", 64 * MIB), ("tls-b", MIB)):
+        lab.api("POST", "/volumes", {"name": name, "size_bytes": size, "replicas": 3})
+    pki = os.path.join(scratch, "pki")
+    for client in ("reader", "writer"):
+        lab.cli("nbd-client", "create", client, "--dir", os.path.join(pki, client))
+    lab.cli("nbd-client", "allow", "writer", "tls-a", "--write")
+    other = lab.others(node)[0]
+    server = lab.node(other)["address"]
+
+    def tls(client, export):
+        return f"nbds://{server}:10809/{export}?tls-certificates={pki}/{client}"
+
+    def refused(*argv):
+        text = lab.exec(node, "sh", "-c", '"$@" 2>&1 && echo =it worked=', "sh", *argv, timeout=120, check_status=False)
+        check("=it worked=" not in text, f"{argv} was not refused:\n{text}")
+        return text
+
+    source, back = os.path.join(scratch, "tls.raw"), os.path.join(scratch, "tls-back.raw")
+    with open(source, "wb") as f:
+        f.write(os.urandom(2 * MIB))
+        f.truncate(64 * MIB)
+    wait_for(lambda: "=it worked=" in lab.exec(node, "sh", "-c", '"$@" && echo =it worked=', "sh", "nbdcopy", source, tls("writer", "tls-a"), timeout=120),
+             30, "the other node to know of the client", interval=0.5)
+    lab.api("POST", "/snapshots", {"volumes": ["tls-a"], "name": "s1"})
+    wait_for(lambda: any(s["name"] == "tls-a@s1" for s in lab.api("GET", "/snapshots")), 30, "the snapshot")
+    check("no access" in refused("env", "LIBNBD_DEBUG=1", "nbdinfo", tls("writer", "tls-b")), "the refusal does not say why")
+    check("no access" in refused("env", "LIBNBD_DEBUG=1", "nbdinfo", tls("reader", "tls-a")), "a client without any volume")
+    lab.cli("nbd-client", "allow", "reader", "tls-a")
+    wait_for(lambda: lab.exec(node, "nbdinfo", "--size", tls("reader", "tls-a")).strip() == str(64 * MIB), 10, "the reader to see it")
+    lab.exec(node, "nbdinfo", "--is", "read-only", tls("reader", "tls-a"))
+    for export in ("tls-a", "tls-a@s1"):
+        lab.exec(node, "nbdcopy", tls("reader", export), back, timeout=120)
+        lab.exec(node, "cmp", source, back)
+    refused("nbdcopy", source, tls("reader", "tls-a"))
+    names = lab.exec(node, "nbdinfo", "--list", tls("reader", ""))
+    check('export="tls-a"' in names and 'export="tls-a@s1"' in names and "tls-b" not in names, f"the reader is shown other names:\n{names}")
+    check("tls-b" in lab.exec(node, "nbdinfo", "--list", "nbd+unix://?socket=/run/cohort/nbd.sock"), "root does not see all")
+    # Taken away while it reads: the connection ends, by itself.
+    job = subprocess.Popen([LAB, "exec", "--id", lab.id, node, "stdbuf", "-oL", "qemu-io", "-r", "--object",
+                            f"tls-creds-x509,id=t,endpoint=client,dir={pki}/reader", "-c", "read 0 4k", "-c", "sleep 4000", "-c", "read 0 4k",
+                            "--image-opts", f"driver=nbd,server.type=inet,server.host={server},server.port=10809,export=tls-a,tls-creds=t"],
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
+    lines = [job.stdout.readline()]
+    check(lines[0].startswith("read 4096/4096"), f"qemu-io: {lines[0]}")
+    lab.cli("nbd-client", "delete", "reader")
+    lines += job.communicate(timeout=60)[0].splitlines()
+    check(any("fail" in line for line in lines), f"a deleted client goes on reading: {lines}")
+    refused("nbdinfo", tls("reader", "tls-a"))
+    note("NBD over TLS: clients see and use what is allowed to them, and lose it at once")
+
+
 def fio(lab, node, seconds, scratch):
     """Runs while a node that holds a copy loses its power and returns."""
     lab.api("POST", "/volumes", {"name": "nbd-fio", "size_bytes": 256 * MIB, "replicas": 3})
@@ -75,6 +129,7 @@ def scenario(lab, args):
     scratch = os.path.join(lab.lab.dir, "scratch")
     os.makedirs(scratch, exist_ok=True)
     copies(lab, node, scratch)
+    clients(lab, node, scratch)
     fio(lab, node, args.seconds, scratch)
 
 

@@ -24,6 +24,7 @@ trap finish EXIT
 trap 'exit 1' INT TERM
 fail() { echo "FAILED: $*"; exit 1; }
 start() { # start SERVER-OPTIONS...
+    : > "$DIR/server.log" # of the last one "ready" is not meant
     "$SERVER" --file "$DIR/disk" --size $((64 << 20)) "$@" > "$DIR/server.log" 2>&1 &
     PID=$!
     n=0
@@ -125,8 +126,38 @@ qemu-img compare --object "tls-creds-x509,id=t,endpoint=client,dir=$DIR/pki" --i
 mkdir "$DIR/bad" && cp "$DIR/other"/client* "$DIR/bad" && cp "$DIR/pki/ca-cert.pem" "$DIR/bad"
 ! nbdinfo --size "nbds://127.0.0.1:$PORT/vol?tls-certificates=$DIR/bad" 2>/dev/null || fail "a certificate of another CA got in"
 [ "$(nbdinfo --size "$TLS")" = $((64 << 20)) ] || fail "size over TLS after refusals"
-echo "TLS: ok"
 stop
+
+# A certificate that is not the CA's gets in if the server knows it, with what is allowed to it. bad/ as above; QEMU and libnbd
+# check their own files: ca-cert.pem must have both CAs.
+cat "$DIR/other/ca-cert.pem" >> "$DIR/bad/ca-cert.pem"
+HEX=$(openssl x509 -in "$DIR/bad/client-cert.pem" -outform DER | sha256sum | cut -d' ' -f1)
+for mode in none ro rw; do
+    start --tcp --tls "$DIR/pki" --client "$HEX=$mode"
+    PORT=$(sed -n 's/^ready \([0-9]*\)$/\1/p' "$DIR/server.log")
+    TLS="nbds://127.0.0.1:$PORT/vol?tls-certificates=$DIR"
+    [ "$(nbdinfo --size "$TLS/pki")" = $((64 << 20)) ] || fail "the CA's own client, $mode"
+    nbdinfo --list "nbds://127.0.0.1:$PORT?tls-certificates=$DIR/bad" > "$DIR/list" 2>&1 || [ $mode = none ] || fail "list, $mode"
+    qemu-io --object "tls-creds-x509,id=t,endpoint=client,dir=$DIR/bad" -c "write 0 4k" --image-opts \
+        "driver=nbd,host=127.0.0.1,port=$PORT,export=vol,tls-creds=t" > "$DIR/io.log" 2>&1 && wrote=yes || wrote=no
+    case $mode in
+    none)
+        ! LIBNBD_DEBUG=1 nbdinfo "$TLS/bad" 2> "$DIR/err" || fail "an export without access"
+        grep -q "no access" "$DIR/err" || { cat "$DIR/err"; fail "the refusal's text"; }
+        ! grep -q 'export="vol"' "$DIR/list" || fail "a name told without access" ;;
+    *)
+        grep -q 'export="vol"' "$DIR/list" || { cat "$DIR/list"; fail "list, $mode"; }
+        ! LIBNBD_DEBUG=1 nbdinfo "nbds://127.0.0.1:$PORT/nope?tls-certificates=$DIR/bad" 2> "$DIR/err" || fail "unknown export"
+        grep -q "no access" "$DIR/err" || { cat "$DIR/err"; fail "an unknown export has another text"; } ;;
+    esac
+    case $mode in
+    rw) [ $wrote = yes ] || { cat "$DIR/io.log"; fail "write"; } ;;
+    *) [ $wrote = no ] || fail "write, $mode" ;;
+    esac
+    [ $mode != ro ] || nbdinfo --is read-only "$TLS/bad" || fail "read-only flag for a client"
+    stop
+done
+echo "TLS: ok"
 
 start --nbd "$DIR/s" --delay 1
 # Not randrw with several loops: fio 3.33 then compares against headers of another loop, on a local file too.

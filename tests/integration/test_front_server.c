@@ -2,7 +2,7 @@
  * with real peers. It may be killed and started again at any moment: the content stays in the file.
  *
  * cohort-front-test --file F --size BYTES [--vhost SOCKET] [--nbd SOCKET] [--tcp] [--delay MS] [--queues N] [--read-only]
- *     [--tls DIR (ca-cert.pem, server-cert.pem, server-key.pem)]
+ *     [--tls DIR (ca-cert.pem, server-cert.pem, server-key.pem)] [--client SHA256=none|ro|rw (a certificate that is not the CA's)]
  * Prints "ready" (with --tcp: "ready PORT"). SIGUSR1 parks the volume, SIGUSR2 resumes it, SIGHUP
  * lets a volume that began smaller (--start BYTES) grow to --size, SIGTERM ends in good order. */
 #include <errno.h>
@@ -23,6 +23,8 @@ static struct vhost_server *vhost;
 static struct nbd_server *nbd;
 static uv_signal_t sig_term, sig_park, sig_resume, sig_grow;
 static uint64_t full_bytes; /* of the file */
+static char known[NBD_CLIENT_HEX + 1];
+static enum nbd_access known_access;
 static int open_servers;
 
 static void die(const char *what)
@@ -31,9 +33,11 @@ static void die(const char *what)
     exit(2);
 }
 
-static void find(void *arg, const char *name, struct nbd_lookup *l)
+static void find(void *arg, const char *client, const char *name, struct nbd_lookup *l)
 {
-    if (!strcmp(name, "vol") || !*name)
+    if (client && strcmp(name, "vol"))
+        nbd_lookup_done(l, E_PERM, NULL, NULL);
+    else if (!strcmp(name, "vol") || !*name)
         nbd_lookup_done(l, E_OK, vol, NULL);
     else
         nbd_lookup_done(l, E_NOTFOUND, NULL, "no such volume");
@@ -43,9 +47,20 @@ static void release(void *arg, struct vol *v)
 {
 }
 
-static void list(void *arg, struct nbd_list *l)
+static void list(void *arg, const char *client, struct nbd_list *l)
 {
-    nbd_list_add(l, "vol");
+    if (!client || known_access)
+        nbd_list_add(l, "vol");
+}
+
+static bool is_known(void *arg, const char *client)
+{
+    return !strcmp(client, known);
+}
+
+static enum nbd_access access_of(void *arg, const char *client, const struct vol *v)
+{
+    return known_access;
 }
 
 static void on_closed(void *arg)
@@ -106,7 +121,8 @@ int main(int argc, char **argv)
 {
     static const struct option longopts[] = {{"file", 1, 0, 'f'},  {"size", 1, 0, 's'},   {"vhost", 1, 0, 'v'},
                                              {"nbd", 1, 0, 'n'},   {"tcp", 0, 0, 't'},    {"delay", 1, 0, 'd'},
-                                             {"queues", 1, 0, 'q'}, {"read-only", 0, 0, 'r'}, {"tls", 1, 0, 'T'}, {"start", 1, 0, 'S'}, {0}};
+                                             {"queues", 1, 0, 'q'}, {"read-only", 0, 0, 'r'}, {"tls", 1, 0, 'T'}, {"start", 1, 0, 'S'},
+                                             {"client", 1, 0, 'c'}, {0}};
     const char *file = NULL, *vhost_path = NULL;
     struct nbd_conf nc = {0};
     struct vhost_conf vc = {.serial = "cohort-front-test"};
@@ -126,6 +142,10 @@ int main(int argc, char **argv)
         case 'q': vc.queues = (unsigned)atoi(optarg); break;
         case 'r': read_only = true; break;
         case 'S': first = strtoull(optarg, NULL, 0); break;
+        case 'c':
+            snprintf(known, sizeof known, "%s", optarg);
+            known_access = strstr(optarg, "=rw") ? NBD_READ_WRITE : strstr(optarg, "=ro") ? NBD_READ_ONLY : NBD_NO_ACCESS;
+            break;
         case 'T':
             snprintf(ca, sizeof ca, "%s/ca-cert.pem", optarg);
             snprintf(cert, sizeof cert, "%s/server-cert.pem", optarg);
@@ -150,7 +170,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "cohort-front-test: %s\n", e.msg);
         return 1;
     }
-    struct nbd_exports exports = {find, release, list, NULL, NULL};
+    struct nbd_exports exports = {.find = find, .release = release, .list = list, .known = is_known, .access = access_of};
     if ((nc.unix_path || nc.tcp_addr) &&
         (open_servers++, nbd_server_open(uv_default_loop(), &nc, &exports, &nbd, &e))) {
         fprintf(stderr, "cohort-front-test: %s\n", e.msg);

@@ -510,6 +510,51 @@ static void tokens_over_tls(void **s)
     assert_int_equal(cohort_env("node list", api, ca, token), EXIT_REFUSED);
 }
 
+static void nbd_clients(void **s)
+{
+    char line[300], path[160];
+    ok("volume create shown --size 1G");
+    fails("nbd-client create backup1", EXIT_USAGE, "--dir is needed");
+    snprintf(line, sizeof line, "nbd-client create backup1 --dir %s/nbd --ttl 30d", dir);
+    ok(line);
+    contains(last.out, "may use nothing yet");
+    snprintf(path, sizeof path, "%s/nbd/client-key.pem", dir);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    snprintf(line, sizeof line, "nbd-client create backup2 --dir %s/nbd", dir);
+    fails(line, EXIT_USAGE, "exists already");
+    snprintf(line, sizeof line, "nbd-client create backup2 --certificate %s/nbd/client-cert.pem", dir);
+    fails(line, EXIT_REFUSED, "is that of NBD client backup1");
+    snprintf(line, sizeof line, "nbd-client create backup2 --certificate %s/nbd/client-key.pem", dir);
+    fails(line, EXIT_REFUSED, "not a PEM certificate");
+    snprintf(line, sizeof line, "nbd-client create backup2 --certificate %s/pki/node.pem", dir);
+    fails(line, EXIT_REFUSED, "this is a node's certificate"); /* it would look limited and could do everything */
+    fails("nbd-client create backup2 --json --ttl 1s", EXIT_REFUSED, "ttl_s");
+    fails("nbd-client create backup1 --json", EXIT_REFUSED, "exists already");
+    ok("nbd-client create backup2 --json");
+    assert_non_null(strstr(json_string_value(json_object_get(last.json, "key")), "PRIVATE KEY"));
+    ok("nbd-client allow backup1 shown");
+    contains(last.out, "may read volume shown");
+    ok("nbd-client list");
+    contains(last.out, "shown (ro)");
+    ok("nbd-client allow backup1 shown --write");
+    ok("nbd-client show backup1 --json");
+    const json_t *v = json_array_get(json_object_get(last.json, "volumes"), 0);
+    assert_string_equal(json_string_value(json_object_get(v, "volume")), "shown");
+    assert_string_equal(json_string_value(json_object_get(v, "mode")), "rw");
+    assert_null(json_object_get(last.json, "key"));
+    fails("nbd-client allow backup1 nope", EXIT_REFUSED, "no volume \"nope\"");
+    fails("nbd-client allow nope shown", EXIT_REFUSED, "no NBD client \"nope\"");
+    ok("nbd-client deny backup1 shown");
+    ok("nbd-client allow backup2 shown");
+    ok("volume delete shown"); /* what was given goes with it */
+    ok("nbd-client show backup2 --json");
+    assert_int_equal(json_array_size(json_object_get(last.json, "volumes")), 0);
+    ok("nbd-client delete backup1");
+    fails("nbd-client show backup1", EXIT_REFUSED, "no NBD client");
+}
+
 static void membership(void **s)
 {
     ok("cluster token --role join --ttl 1h");
@@ -627,7 +672,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(life_of_a_vm, setup, teardown), cmocka_unit_test_setup_teardown(waiting_that_ends_badly, setup, teardown),
         cmocka_unit_test_setup_teardown(reading, setup, teardown), cmocka_unit_test_setup_teardown(tasks, setup, teardown), cmocka_unit_test_setup_teardown(refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(tokens_over_tls, setup, teardown), cmocka_unit_test_setup_teardown(membership, setup, teardown), cmocka_unit_test_setup_teardown(no_daemon, setup, teardown),
+        cmocka_unit_test_setup_teardown(tokens_over_tls, setup, teardown), cmocka_unit_test_setup_teardown(nbd_clients, setup, teardown),
+        cmocka_unit_test_setup_teardown(membership, setup, teardown), cmocka_unit_test_setup_teardown(no_daemon, setup, teardown),
         cmocka_unit_test_setup_teardown(import, setup, teardown), cmocka_unit_test_setup_teardown(import_goes_on, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

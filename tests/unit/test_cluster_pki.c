@@ -152,6 +152,19 @@ static void test_foreign_requests(void **state)
     }
 }
 
+/* The cluster's CA does not know it: the database would take it for a node's. */
+static void test_client(void **state)
+{
+    struct err e = {0};
+    char *own_ca, *client, *client_key;
+    assert_int_equal(pki_client_new("backup1", PKI_CLIENT_DAYS, &own_ca, &client, &client_key, &e), 0);
+    refused(pki_check(ca, client, NULL, NULL, &e), E_AUTH, &e, "not issued by this cluster's CA");
+    refused(pki_check(own_ca, client, client_key, NULL, &e), E_AUTH, &e, "not one of a Cohort node"); /* the chain is good, though */
+    free(own_ca);
+    free(client);
+    free(client_key);
+}
+
 static void test_digests(void **state)
 {
     char hex[PKI_HEX_SHA256 + 1], again[PKI_HEX_SHA256 + 1];
@@ -197,7 +210,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),             cmocka_unit_test(test_refused), cmocka_unit_test(test_requests),
-        cmocka_unit_test(test_foreign_requests), cmocka_unit_test(test_digests), cmocka_unit_test(test_token),
+        cmocka_unit_test(test_foreign_requests), cmocka_unit_test(test_client), cmocka_unit_test(test_digests), cmocka_unit_test(test_token),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -22,10 +22,11 @@ struct fix {
     struct nbd_server *srv;
     struct nbd_lookup *pending; /* of the export "later" */
     int sock, released;
+    enum nbd_access access; /* of a client to "vol" */
     bool closed;
 };
 
-static void find(void *arg, const char *name, struct nbd_lookup *l)
+static void find(void *arg, const char *client, const char *name, struct nbd_lookup *l)
 {
     struct fix *f = arg;
     if (!strcmp(name, "vol"))
@@ -33,7 +34,15 @@ static void find(void *arg, const char *name, struct nbd_lookup *l)
     else if (!strcmp(name, "later"))
         f->pending = l;
     else
-        nbd_lookup_done(l, E_NOTFOUND, NULL, "no such volume");
+        nbd_lookup_done(l, client ? E_PERM : E_NOTFOUND, NULL, client ? NULL : "no such volume");
+}
+
+static enum nbd_access access_of(void *arg, const char *client, const struct vol *v)
+{
+    struct fix *f = arg;
+    assert_string_equal(client, "c1");
+    assert_ptr_equal(v, f->vol);
+    return f->access;
 }
 
 static void release(void *arg, struct vol *v)
@@ -41,10 +50,11 @@ static void release(void *arg, struct vol *v)
     ((struct fix *)arg)->released++;
 }
 
-static void list(void *arg, struct nbd_list *l)
+static void list(void *arg, const char *client, struct nbd_list *l)
 {
     nbd_list_add(l, "vol");
-    nbd_list_add(l, "later");
+    if (!client)
+        nbd_list_add(l, "later");
 }
 
 static void bases(void *arg, struct vol *v, struct nbd_bases *b)
@@ -70,7 +80,7 @@ static void connect_client(struct fix *f)
 static int setup(void **state)
 {
     struct fix *f = test_calloc(1, sizeof *f);
-    struct nbd_exports ex = {find, release, list, bases, f};
+    struct nbd_exports ex = {.find = find, .release = release, .list = list, .access = access_of, .bases = bases, .arg = f};
     signal(SIGPIPE, SIG_IGN);
     uv_loop_init(&f->loop);
     f->vol = vol_mem_new(&f->loop, VOL_BYTES);
@@ -503,12 +513,84 @@ static void test_large_requests(void **state)
     test_free(got);
 }
 
+/* A new connection of a client whose certificate was found good. */
+static void connect_known(struct fix *f)
+{
+    close(f->sock);
+    turns(f);
+    connect_client(f);
+    strcpy(LIST_FIRST(&f->srv->conn)->client, "c1");
+}
+
+static uint32_t write_512(struct fix *f)
+{
+    uint8_t data[512] = {1};
+    request(f, 0, NBD_CMD_WRITE, 7, 0, sizeof data);
+    put(f, data, sizeof data);
+    return simple(f, 7);
+}
+
+static void test_access(void **state)
+{
+    struct fix *f = *state;
+    connect_known(f); /* nothing is given to it: all looks the same */
+    greet(f);
+    go(f, NBD_OPT_GO, "nope");
+    assert_int_equal(opt_reply(f, NBD_OPT_GO), NBD_REP_ERR_POLICY);
+    go(f, NBD_OPT_INFO, "vol");
+    assert_int_equal(opt_reply(f, NBD_OPT_INFO), NBD_REP_ERR_POLICY);
+    go(f, NBD_OPT_GO, "vol");
+    assert_int_equal(opt_reply(f, NBD_OPT_GO), NBD_REP_ERR_POLICY);
+    option(f, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+    assert_int_equal(opt_reply(f, NBD_OPT_STRUCTURED_REPLY), NBD_REP_ACK);
+    meta(f, NBD_OPT_LIST_META_CONTEXT, 0, NULL);
+    assert_int_equal(opt_reply(f, NBD_OPT_LIST_META_CONTEXT), NBD_REP_ERR_POLICY);
+    assert_int_equal(f->released, 3);
+    option(f, NBD_OPT_LIST, NULL, 0);
+    assert_int_equal(opt_reply(f, NBD_OPT_LIST), NBD_REP_SERVER);
+    assert_int_equal(opt_reply(f, NBD_OPT_LIST), NBD_REP_ACK);
+    option(f, NBD_OPT_EXPORT_NAME, "vol", 3);
+    assert_true(hung_up(f));
+
+    f->access = NBD_READ_ONLY;
+    connect_known(f);
+    open_vol(f);
+    assert_int_equal(write_512(f), NBD_EPERM);
+    nbd_server_recheck(f->srv);
+    request(f, 0, NBD_CMD_FLUSH, 8, 0, 0);
+    assert_int_equal(simple(f, 8), 0);
+    f->access = NBD_NO_ACCESS; /* taken away while it is connected */
+    nbd_server_recheck(f->srv);
+    assert_true(hung_up(f));
+
+    f->access = NBD_READ_WRITE;
+    connect_known(f);
+    open_vol(f);
+    assert_int_equal(write_512(f), 0);
+    nbd_server_recheck(f->srv);
+    assert_int_equal(write_512(f), 0);
+    f->access = NBD_READ_ONLY;
+    nbd_server_recheck(f->srv);
+    assert_true(hung_up(f));
+
+    f->access = NBD_NO_ACCESS; /* while it is looked for: the answer counts as it is then */
+    connect_known(f);
+    greet(f);
+    go(f, NBD_OPT_GO, "later");
+    turns(f);
+    f->released = 0;
+    nbd_lookup_done(f->pending, E_OK, f->vol, NULL);
+    assert_int_equal(opt_reply(f, NBD_OPT_GO), NBD_REP_ERR_POLICY);
+    assert_int_equal(f->released, 1);
+    connect_client(f);
+}
+
 int main(void)
 {
 #define T(F) cmocka_unit_test_setup_teardown(F, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_options), T(test_contexts), T(test_bad_greetings), T(test_client_leaves_during_lookup), T(test_refused_requests),
-        T(test_disc_drains), T(test_back_pressure), T(test_drop_while_parked), T(test_torn_payload), T(test_large_requests),
+        T(test_disc_drains), T(test_back_pressure), T(test_drop_while_parked), T(test_torn_payload), T(test_large_requests), T(test_access),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

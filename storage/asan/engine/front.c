@@ -2,6 +2,7 @@
 #include "storage/asan/front/nbd.h"
 #include <stdlib.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/log.h"
 #include "storage/asan/engine/priv.h"
 #include "storage/asan/front/vhost.h"
@@ -9,6 +10,7 @@
 LOG_MODULE("asan");
 
 #define LINGER_MS 5000
+#define NBD_RECHECK_MS 1000 /* after that long a client has lost what was taken from it */
 
 struct vhost {
     struct asan *a;
@@ -168,6 +170,10 @@ void front_tick(struct asan *a)
 {
     struct vhost *h, *next;
     run_unknown(a, false);
+    if (a->nbd && now_ms() >= a->nbd_recheck_ms) {
+        a->nbd_recheck_ms = now_ms() + NBD_RECHECK_MS;
+        nbd_server_recheck(a->nbd);
+    }
     for (h = LIST_FIRST(&a->vhosts); h; h = next) {
         next = LIST_NEXT(h, entry);
         if (h->closing)
@@ -192,10 +198,47 @@ static void claimed(struct claim_wait *w, int status, const char *why)
     free(k);
 }
 
-static void nbd_find(void *arg, const char *name, struct nbd_lookup *l)
+/* A client that is no node; NULL: there is none with that certificate (any more). */
+static const struct cdb_nbd_client *nbd_client_row(struct asan *a, const char *client)
+{
+    const struct cdb_view *view = view_of(a);
+    for (size_t i = 0; view && i < cdb_nbd_client_count(view); i++) {
+        const struct cdb_nbd_client *row = cdb_nbd_client_at(view, i);
+        if (!strcmp(row->fingerprint, client))
+            return row->expires_ms && row->expires_ms <= clock_wall_ms() ? NULL : row;
+    }
+    return NULL;
+}
+
+static bool nbd_known(void *arg, const char *client)
+{
+    return nbd_client_row(arg, client) != NULL;
+}
+
+/* By the rows as they are now: a volume given to it, or a snapshot of one. */
+static enum nbd_access access_to(struct asan *a, const struct cdb_nbd_client *client, const char *volume_id)
+{
+    const struct cdb_volume *row = cdb_volume_get(view_of(a), volume_id);
+    const char *mode = row ? cdb_smap_get(&client->volumes, row->id) : NULL;
+    if (mode)
+        return !strcmp(mode, "rw") ? NBD_READ_WRITE : NBD_READ_ONLY;
+    return row && !strcmp(row->purpose, "snapshot") && cdb_smap_get(&client->volumes, row->origin) ? NBD_READ_ONLY : NBD_NO_ACCESS;
+}
+
+static enum nbd_access nbd_access(void *arg, const char *client, const struct vol *vol)
+{
+    const struct cdb_nbd_client *row = nbd_client_row(arg, client);
+    return row ? access_to(arg, row, ((const struct volume *)vol)->id) : NBD_NO_ACCESS;
+}
+
+static void nbd_find(void *arg, const char *client, const char *name, struct nbd_lookup *l)
 {
     struct asan *a = arg;
     struct volume *v = a->stopping ? NULL : volume_find_name(a, name);
+    if (client && (!v || !nbd_access(a, client, &v->vol))) {
+        nbd_lookup_done(l, E_PERM, NULL, NULL);
+        return;
+    }
     if (!v) {
         nbd_lookup_done(l, E_NOTFOUND, NULL, "no such volume");
         return;
@@ -222,13 +265,14 @@ static void nbd_release(void *arg, struct vol *vol)
         own_release(v);
 }
 
-static void nbd_list(void *arg, struct nbd_list *l)
+static void nbd_list(void *arg, const char *client, struct nbd_list *l)
 {
     struct asan *a = arg;
+    const struct cdb_nbd_client *row = client ? nbd_client_row(a, client) : NULL;
     struct htab_node *n;
     HTAB_FOR_EACH (n, &a->volumes) {
         struct volume *v = container_of(n, struct volume, node);
-        if (!v->gone && !v->deleting)
+        if (!v->gone && !v->deleting && (!client || (row && access_to(a, row, v->id))))
             nbd_list_add(l, v->name);
     }
 }
@@ -252,7 +296,8 @@ int front_open(struct asan *a, const struct asan_conf *c, struct err *e)
         conf.tls_cert = c->tls.cert_pem;
         conf.tls_key = c->tls.key_pem;
     }
-    struct nbd_exports exports = {nbd_find, nbd_release, nbd_list, nbd_bases, a};
+    struct nbd_exports exports = {.find = nbd_find, .release = nbd_release, .list = nbd_list, .known = nbd_known, .access = nbd_access,
+                                  .bases = nbd_bases, .arg = a};
     return conf.unix_path || conf.tcp_addr ? nbd_server_open(&a->loop, &conf, &exports, &a->nbd, e) : 0;
 }
 

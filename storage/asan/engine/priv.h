@@ -319,6 +319,7 @@ struct asan {
     TAILQ_HEAD(unknown_list, unknown) unknown; /* front.c */
     bool last_try;
     struct nbd_server *nbd;
+    uint64_t nbd_recheck_ms;     /* when clients' access is looked at again */
     bool lease, stopping, recheck; /* recheck: a disk came or went: which volumes need us? */
     bool usage_busy;             /* usage.c: a transaction is out; when to look, when sizes were told last */
     uint64_t usage_ms, usage_told_ms;

@@ -334,7 +334,7 @@ static void nodes_and_disks(struct asan *a, const struct cdb_view *view, bool di
 /* Tables whose changes no volume needs to hear of. */
 static bool irrelevant(enum cdb_table t)
 {
-    return t == CDB_T_TASK || t == CDB_T_EVENT || t == CDB_T_TOKEN || t == CDB_T_IMAGE || t == CDB_T_MACHINE || t == CDB_T_NETWORK ||
+    return t == CDB_T_TASK || t == CDB_T_EVENT || t == CDB_T_TOKEN || t == CDB_T_NBD_CLIENT || t == CDB_T_IMAGE || t == CDB_T_MACHINE || t == CDB_T_NETWORK ||
            t == CDB_T_PORT || t == CDB_T_NODE || t == CDB_T_DISK || t == CDB_T_VOLUME || t == CDB_T_SHARD;
 }
 

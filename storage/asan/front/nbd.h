@@ -7,7 +7,9 @@
  * EINVAL, as the advertised minimum block size says. Per connection at most NBD_REQS_MAX requests and NBD_BYTES_MAX
  * bytes are held; beyond that we stop reading from it.
  * Authorization: the unix socket is for root. TCP with the TLS files set tells nothing, not even names, before STARTTLS with
- * a client certificate of that CA; without them it has no encryption and belongs on loopback (tests).
+ * a certificate of that CA, whose holder may do everything, or of a client that nbd_exports.known knows: it sees and uses what
+ * nbd_exports.access allows; another export is refused (NBD_REP_ERR_POLICY) in the same words whether it exists or not. Without
+ * the TLS files there is no encryption, and TCP belongs on loopback (tests).
  * Contexts of block status: base:allocation, and cohort:changed:SNAPSHOT for each snapshot that the export can be compared
  * with: bit 0 (as in qemu:dirty-bitmap) where it may differ from it, in units of 64 KiB. At most NBD_SINCE_MAX at a time.
  * Resize: a client sees a volume's new size when it connects again. */
@@ -30,13 +32,22 @@ struct nbd_lookup; /* one question by name, ours until answered */
 struct nbd_list;
 struct nbd_bases;
 
+#define NBD_CLIENT_HEX 64 /* characters: a client is the sha256 of its certificate (DER) in hex; NULL = one who may do everything */
+
+enum nbd_access { NBD_NO_ACCESS, NBD_READ_ONLY, NBD_READ_WRITE };
+
 struct nbd_exports { /* where volumes come from; copied */
-    /* Answers with nbd_lookup_done(), now or later, exactly once. "" is the client's wish for a default export. */
-    void (*find)(void *arg, const char *name, struct nbd_lookup *l);
+    /* Answers with nbd_lookup_done(), now or later, exactly once. "" is the client's wish for a default export. E_PERM: `client`
+     * may not use it, or nothing of that name is there for it. */
+    void (*find)(void *arg, const char *client, const char *name, struct nbd_lookup *l);
     /* The connection no longer uses `v`; called once for every successful answer, with no request in flight. */
     void (*release)(void *arg, struct vol *v);
-    /* Calls nbd_list_add() for each name; NULL = listing is refused. */
-    void (*list)(void *arg, struct nbd_list *l);
+    /* Calls nbd_list_add() for each name that `client` may know; NULL = listing is refused. */
+    void (*list)(void *arg, const char *client, struct nbd_list *l);
+    /* Is a certificate that is not the CA's one of a client? NULL = none is. */
+    bool (*known)(void *arg, const char *client);
+    /* What may a known client do with `v` now? Asked when it has chosen it and by nbd_server_recheck(). */
+    enum nbd_access (*access)(void *arg, const char *client, const struct vol *v);
     /* Calls nbd_base_add() for each snapshot that `v` can be compared with (vol_req.since); NULL = there are none. */
     void (*bases)(void *arg, struct vol *v, struct nbd_bases *b);
     void *arg;
@@ -60,6 +71,8 @@ MUST_CHECK int nbd_server_open(struct uv_loop_s *loop, const struct nbd_conf *co
 uint16_t nbd_server_port(const struct nbd_server *srv);
 /* Disconnects everyone using `v` (it is being deleted or moved away). Released when its requests came back. */
 void nbd_server_drop(struct nbd_server *srv, const struct vol *v);
+/* Disconnects the clients that may no longer do what they could when they chose their export. */
+void nbd_server_recheck(struct nbd_server *srv);
 /* Stops listening and disconnects everyone; `done` when the last request and lookup came back. */
 void nbd_server_close(struct nbd_server *srv, void (*done)(void *arg), void *arg);
 

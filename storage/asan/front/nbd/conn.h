@@ -61,6 +61,8 @@ struct nbd_conn {
     bool no_zeroes, structured, reading, processing;
     bool tcp;          /* options but STARTTLS wait for TLS if the server has it */
     struct ssl_st *ssl; /* NULL: plain */
+    char client[NBD_CLIENT_HEX + 1]; /* "": may do everything */
+    bool read_only;    /* it may only read `vol` */
     uint8_t *cipher;   /* with TLS: NBD_RBUF_BYTES as they came from the socket */
     struct vol *vol;  /* NULL until an export is chosen */
     uint32_t contexts; /* metadata contexts chosen, a bit each (meta.c) */
@@ -123,6 +125,9 @@ struct nbd_server {
     void *closed_arg;
 };
 
+/* Who is at the other end, as nbd_exports wants it. */
+static inline const char *nbd_client(const struct nbd_conn *c) { return *c->client ? c->client : NULL; }
+
 /* server.c */
 struct nbd_server *nbd_server_new(uv_loop_t *loop, const struct nbd_exports *exports); /* no listener yet */
 /* A new connection over `fd`, a stream socket that is ours from now on (also for tests). */
@@ -146,7 +151,7 @@ void nbd_conn_flush_tls(struct nbd_conn *c);
 /* tls.c */
 MUST_CHECK int nbd_tls_open(const struct nbd_conf *conf, struct ssl_ctx_st **ret_ctx, struct err *e);
 void nbd_tls_close(struct ssl_ctx_st *ctx); /* NULL is fine */
-void nbd_tls_start(struct nbd_conn *c);
+void nbd_tls_start(struct nbd_conn *c); /* fills c->client when the handshake has succeeded */
 void nbd_tls_free(struct nbd_conn *c);
 MUST_CHECK bool nbd_tls_input(struct nbd_conn *c, size_t n); /* n bytes of c->cipher came from the socket */
 /* Up to `room` bytes of clear text; 0: needs more input; -1: the client broke TLS or has no certificate of ours. */

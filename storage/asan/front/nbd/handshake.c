@@ -74,7 +74,7 @@ static void opt_list(struct nbd_conn *c, uint32_t len)
     } else if (!c->srv->exports.list) {
         reply_error(c, NBD_OPT_LIST, NBD_REP_ERR_POLICY, "exports are not listed here");
     } else {
-        c->srv->exports.list(c->srv->exports.arg, &l);
+        c->srv->exports.list(c->srv->exports.arg, nbd_client(c), &l);
         nbd_reply(c, NBD_OPT_LIST, NBD_REP_ACK, NULL, 0);
     }
 }
@@ -85,7 +85,7 @@ static uint16_t transmission_flags(const struct nbd_conn *c, const struct vol *v
 {
     return (uint16_t)(NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM |
                       NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_CAN_MULTI_CONN | (c->structured ? NBD_FLAG_SEND_DF : 0) |
-                      (v->read_only ? NBD_FLAG_READ_ONLY : 0));
+                      (v->read_only || c->read_only ? NBD_FLAG_READ_ONLY : 0));
 }
 
 static void begin(struct nbd_conn *c, const struct nbd_lookup *l, struct vol *v)
@@ -147,6 +147,8 @@ static void not_found(struct nbd_conn *c, struct nbd_lookup *l, int code, const 
     }
     uint32_t type = code == E_NOTFOUND ? NBD_REP_ERR_UNKNOWN
                     : code == E_PERM || code == E_AUTH ? NBD_REP_ERR_POLICY : NBD_REP_ERR_SHUTDOWN;
+    if (type == NBD_REP_ERR_POLICY && !msg)
+        msg = "this client's certificate gives no access to such an export: cohort nbd-client allow";
     reply_error(c, l->opt, type, msg ? msg : err_code_name(code));
     if (c->sm.state != NBD_CLOSED)
         sm_move(&c->sm, NBD_OPTIONS);
@@ -169,6 +171,14 @@ void nbd_lookup_done(struct nbd_lookup *l, int code, struct vol *v, const char *
             srv->exports.release(srv->exports.arg, v);
     } else {
         c->lookup = NULL;
+        enum nbd_access may = v && nbd_client(c) ? srv->exports.access(srv->exports.arg, c->client, v) : NBD_READ_WRITE;
+        if (!may) { /* taken away while it was looked for */
+            srv->exports.release(srv->exports.arg, v);
+            v = NULL;
+            code = E_PERM;
+            msg = NULL;
+        }
+        c->read_only = may == NBD_READ_ONLY;
         if (v)
             found(c, l, v);
         else
@@ -201,7 +211,7 @@ static void look_up(struct nbd_conn *c, uint32_t opt, const uint8_t *name, size_
     c->srv->lookups++;
     sm_move(&c->sm, NBD_LOOKUP);
     l->in_find = true;
-    c->srv->exports.find(c->srv->exports.arg, l->name, l);
+    c->srv->exports.find(c->srv->exports.arg, nbd_client(c), l->name, l);
     l->in_find = false;
     if (l->answered) /* inside find(): we are in the loop that takes the next option anyway */
         lookup_free(l);
@@ -272,7 +282,7 @@ static bool refuse_plain(struct nbd_conn *c, uint32_t opt)
     if (opt == NBD_OPT_EXPORT_NAME)
         nbd_conn_close(c);
     else
-        reply_error(c, opt, NBD_REP_ERR_TLS_REQD, "TLS with a certificate of this cluster is needed");
+        reply_error(c, opt, NBD_REP_ERR_TLS_REQD, "TLS with a certificate that this cluster knows is needed");
     return true;
 }
 

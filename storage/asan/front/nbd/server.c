@@ -178,6 +178,20 @@ void nbd_server_drop(struct nbd_server *srv, const struct vol *v)
             nbd_conn_close(c);
 }
 
+void nbd_server_recheck(struct nbd_server *srv)
+{
+    struct nbd_conn *c;
+    LIST_FOREACH (c, &srv->conn, entry) {
+        if (!c->vol || !nbd_client(c) || c->sm.state == NBD_CLOSED)
+            continue;
+        enum nbd_access now = srv->exports.access(srv->exports.arg, c->client, c->vol);
+        if (now == NBD_READ_WRITE || (now == NBD_READ_ONLY && c->read_only))
+            continue;
+        log_info("client %.16s… is cut off %s: it may no longer %s it", c->client, c->vol->name, now ? "write" : "use");
+        nbd_conn_close(c);
+    }
+}
+
 void nbd_server_close(struct nbd_server *srv, void (*done)(void *arg), void *arg)
 {
     struct nbd_conn *c;

@@ -1,11 +1,14 @@
-/* TLS 1.3 under an NBD connection (NBD_OPT_STARTTLS), by memory BIOs: the socket's bytes go in and out through conn.c. Both
- * sides show a certificate of the same CA. See conn.h. */
+/* TLS 1.3 under an NBD connection (NBD_OPT_STARTTLS), by memory BIOs: the socket's bytes go in and out through conn.c. We
+ * show a certificate of the CA, the client another one of it or one that is known by its fingerprint: that it has the key, the
+ * handshake proves; who signed it does not matter. See conn.h. */
 #include <assert.h>
 #include <limits.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "base/log.h"
 #include "storage/asan/front/nbd/conn.h"
 
@@ -19,6 +22,37 @@ static int ssl_err(struct err *e, const char *what)
         ERR_error_string_n(n, text, sizeof text);
     ERR_clear_error();
     return err_set(e, E_INVAL, "NBD over TLS: %s: %s", what, text);
+}
+
+/* False: not one of a client. Fills ret_hex if it is. */
+static bool known_client(const struct nbd_conn *c, X509 *x, char ret_hex[NBD_CLIENT_HEX + 1])
+{
+    const struct nbd_exports *ex = &c->srv->exports;
+    unsigned char md[EVP_MAX_MD_SIZE];
+    unsigned n = 0;
+    if (!x || !ex->known || X509_digest(x, EVP_sha256(), md, &n) != 1 || n != NBD_CLIENT_HEX / 2 ||
+        X509_cmp_current_time(X509_get0_notBefore(x)) >= 0 || X509_cmp_current_time(X509_get0_notAfter(x)) <= 0)
+        return false;
+    char hex[NBD_CLIENT_HEX + 1];
+    for (unsigned i = 0; i < n; i++)
+        snprintf(hex + 2 * (size_t)i, 3, "%02x", md[i]);
+    if (!ex->known(ex->arg, hex))
+        return false;
+    memcpy(ret_hex, hex, sizeof hex);
+    return true;
+}
+
+static int verify(X509_STORE_CTX *ctx, void *arg)
+{
+    (void)arg;
+    if (X509_verify_cert(ctx) == 1)
+        return 1;
+    SSL *ssl = X509_STORE_CTX_get_ex_data(ctx, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct nbd_conn *c = SSL_get_app_data(ssl);
+    if (!known_client(c, X509_STORE_CTX_get0_cert(ctx), c->client))
+        return 0; /* why, X509_verify_cert() has said */
+    X509_STORE_CTX_set_error(ctx, X509_V_OK);
+    return 1;
 }
 
 int nbd_tls_open(const struct nbd_conf *conf, struct ssl_ctx_st **ret_ctx, struct err *e)
@@ -37,6 +71,7 @@ int nbd_tls_open(const struct nbd_conf *conf, struct ssl_ctx_st **ret_ctx, struc
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+    SSL_CTX_set_cert_verify_callback(ctx, verify, NULL);
     /* The cluster's certificates serve both roles. */
     X509_VERIFY_PARAM_set_purpose(SSL_CTX_get0_param(ctx), X509_PURPOSE_ANY);
     *ret_ctx = ctx;
@@ -55,6 +90,7 @@ void nbd_tls_start(struct nbd_conn *c)
     if (!ssl || !in || !out)
         abort(); /* no memory */
     SSL_set_bio(ssl, in, out);
+    SSL_set_app_data(ssl, c);
     SSL_set_accept_state(ssl);
     c->ssl = ssl;
     c->cipher = xmalloc(NBD_RBUF_BYTES);

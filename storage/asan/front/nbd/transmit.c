@@ -313,7 +313,7 @@ static uint32_t check(const struct nbd_conn *c, const struct request *q)
         (moves_data(q) && q->length > NBD_LEN_MAX))
         return NBD_EINVAL;
     bool looks = q->cmd == NBD_CMD_READ || q->cmd == NBD_CMD_BLOCK_STATUS;
-    if (!looks && c->vol->read_only)
+    if (!looks && (c->vol->read_only || c->read_only))
         return NBD_EPERM;
     if (!front_io_inside(c->vol, q->offset, q->length))
         return looks ? NBD_EINVAL : NBD_ENOSPC;
