@@ -174,12 +174,19 @@ static int on_ext(void *arg, const struct store_shard_id *id, uint32_t index, co
     return E_OK;
 }
 
+static int on_aside(void *arg, const struct store_shard_id *id, uint64_t arrival, const struct meta_aside *a, struct err *e)
+{
+    *(uint64_t *)arg += arrival + a->version.epoch + a->version.seq + a->offset + a->batch_seq + a->data_at + a->crc + a->shown;
+    assert(a->length && a->length <= STORE_CHUNK && a->offset % STORE_CHUNK + a->length <= STORE_CHUNK);
+    return E_OK;
+}
+
 static void fuzz_meta(struct input *in)
 {
-    static const char kind[] = "LNGFSEX";
-    static const uint8_t key_bytes[] = {1, 1, 1, 21, 21, 25, 3};
-    const struct meta_visitor v = {on_label, on_number, on_fences, on_fence, on_progress, on_ext};
-    unsigned k = next(in) % 7;
+    static const char kind[] = "LNGFSEAX";
+    static const uint8_t key_bytes[] = {1, 1, 1, 21, 21, 25, 29, 3};
+    const struct meta_visitor v = {on_label, on_number, on_fences, on_fence, on_progress, on_ext, on_aside};
+    unsigned k = next(in) % 8;
     uint8_t key[32] = {(uint8_t)kind[k]}, value[600];
     size_t key_n = key_bytes[k], n = 0;
     uint64_t sum = 0;

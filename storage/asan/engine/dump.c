@@ -31,9 +31,9 @@ static void disks(struct asan *a, struct buf *b)
         buf_printf(b, ",\"state\":\"%s\",\"message\":", state[d->state]);
         text(b, d->state == LD_FAILED ? d->failure.msg : "");
         buf_printf(b, ",\"size_bytes\":%" PRIu64 ",\"used_bytes\":%" PRIu64 ",\"journal_bytes\":%" PRIu64
-                   ",\"journal_used_bytes\":%" PRIu64 ",\"dirty_bytes\":%" PRIu64 ",\"cache_bytes\":%" PRIu64
+                   ",\"journal_used_bytes\":%" PRIu64 ",\"dirty_bytes\":%" PRIu64 ",\"aside_bytes\":%" PRIu64 ",\"cache_bytes\":%" PRIu64
                    ",\"cache_used_bytes\":%" PRIu64 ",\"cache_hits\":%" PRIu64 ",\"cache_misses\":%" PRIu64 ",\"full\":%s}",
-                   u.size_bytes, u.used_bytes, u.journal_bytes, u.journal_used_bytes, u.dirty_bytes,
+                   u.size_bytes, u.used_bytes, u.journal_bytes, u.journal_used_bytes, u.dirty_bytes, u.aside_bytes,
                    u.cache.size_bytes, u.cache.used_bytes, u.cache.hits, u.cache.misses, u.full ? "true" : "false");
     }
 }

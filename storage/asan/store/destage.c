@@ -5,6 +5,7 @@
  * A round takes, per chunk, the oldest records up to the first that is not committed, each of them whole, even where newer
  * ones cover it: the extent then holds what the chunk was at some version, and what is newer stays in the journal.
  * Nothing leaves the index before the metadata are durable, and no journal space is reused before the superblock is.
+ * What is not committed and half a ring old is set aside in the same round (aside.h), so that it does not hold the journal.
  *
  * When: the journal is a quarter full (down to an eighth) or stuck; nothing has been written for DESTAGE_IDLE_MS; what has
  * been there for DESTAGE_AGE_MS; store_destage_now(). Otherwise records stay: what is written again is destaged once, and a
@@ -15,8 +16,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metric.h"
+#include "storage/asan/store/aside.h"
 #include "storage/asan/store/direct.h"
-#include "storage/asan/store/merge.h"
 
 LOG_MODULE("store");
 METRIC_COUNTER(m_rounds, "cohort_store_destage_rounds_total", "Destage rounds");
@@ -73,7 +74,7 @@ static void take_records(struct merge_item *m, struct ext *t)
                 break;
             uint32_t begin = (uint32_t)(r->offset % STORE_EXTENT);
             m->recs[m->n_recs] = (struct merge_rec){.file_off = r->file_off, .begin = begin, .length = r->length, .crc = r->crc,
-                                                    .zero = rec_is_zero(r), .lost = r->lost, .version = r->version};
+                                                    .zero = rec_is_zero(r), .aside = !r->batch, .lost = r->lost, .version = r->version};
             m->which[m->n_recs++] = r;
             map_set(m->ours, begin, begin + r->length);
         }
@@ -147,6 +148,20 @@ static void take_progress(struct store *s, struct merge_round *r)
     }
 }
 
+static void job_free(struct destage_job *job)
+{
+    for (size_t i = 0; i < job->round.n_items; i++) {
+        free(job->round.items[i].recs);
+        free(job->round.items[i].which);
+    }
+    free(job->round.items);
+    free(job->round.shards);
+    free(job->round.keep);
+    free(job->round.hide);
+    free(job->round.forget);
+    free(job);
+}
+
 static struct destage_job *choose(struct store *s)
 {
     struct destage_job *job = xcalloc(1, sizeof *job);
@@ -168,9 +183,9 @@ static struct destage_job *choose(struct store *s)
             merged++;
         }
     }
-    if (r->n_items == 0) {
-        free(r->items);
-        free(job);
+    aside_choose(s, r);
+    if (r->n_items + r->n_keep + r->n_hide + r->n_forget == 0) {
+        job_free(job);
         return NULL;
     }
     take_progress(s, r);
@@ -181,17 +196,6 @@ static struct destage_job *choose(struct store *s)
     r->number = s->journal.meta_number + 1;
     r->durable_seq = s->journal.durable_seq;
     return job;
-}
-
-static void job_free(struct destage_job *job)
-{
-    for (size_t i = 0; i < job->round.n_items; i++) {
-        free(job->round.items[i].recs);
-        free(job->round.items[i].which);
-    }
-    free(job->round.items);
-    free(job->round.shards);
-    free(job);
 }
 
 /* ---- applying ---- */
@@ -223,6 +227,7 @@ static void apply_item(struct store *s, const struct merge_item *m)
     for (size_t i = 0; i < m->n_recs; i++) {
         struct rec *r = m->which[i];
         r->destaging = false;
+        r->keyed = false; /* one that was set aside: its key went with this round */
         if (r->segs > 0)
             index_remove(&s->index, r);
         else
@@ -278,6 +283,7 @@ static void merged(uv_work_t *w, int canceled)
     bool ok = r->status == E_OK;
     for (size_t i = 0; i < r->n_items; i++)
         ok ? apply_item(s, &r->items[i]) : undo_item(s, &r->items[i]);
+    ok ? aside_apply(s, r) : aside_undo(s, r);
     if (ok) {
         s->journal.meta_number = r->number;
         metric_add(&m_rounds, 1);
@@ -348,7 +354,7 @@ static bool wanted(struct store *s)
 {
     const struct journal *j = &s->journal;
     uint64_t used = journal_used(j), now = clock_boot_ms();
-    if (s->destage.wait_head || j->stuck)
+    if (s->destage.wait_head || j->stuck || !TAILQ_EMPTY(&s->index.forget))
         return true;
     if (direct_wants_destage(s) && now - s->destage.futile_ms > FUTILE_MS)
         return true;

@@ -16,6 +16,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include "base/metric.h"
+#include "storage/asan/store/aside.h"
 #include "storage/asan/store/direct.h"
 
 METRIC_COUNTER(m_extents, "cohort_store_direct_extents_total", "Extents of large writes that went past the journal");
@@ -316,6 +317,8 @@ void direct_trimmed(struct store *s)
         s->index.n_placed--;
         if (p->home)
             p->home->home = NULL;
+        else if (p->aside)
+            aside_only(s, p->aside);
         else
             places_free(&s->places, p->place);
         free(p->block);

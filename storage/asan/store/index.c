@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include "base/obj.h"
+#include "storage/asan/store/aside.h"
 
 static uint64_t shard_hash(const struct store_shard_id *id)
 {
@@ -23,6 +24,9 @@ void index_init(struct index *x)
     TAILQ_INIT(&x->dirty);
     TAILQ_INIT(&x->batches);
     TAILQ_INIT(&x->leaving);
+    TAILQ_INIT(&x->hide);
+    TAILQ_INIT(&x->forget);
+    TAILQ_INIT(&x->asides);
 }
 
 struct shard *shard_find(const struct index *x, const struct store_shard_id *id)
@@ -109,8 +113,11 @@ void rec_settle(struct index *x, struct rec *r)
 {
     if (r->segs || r->in_tail || r->pins || r->destaging)
         return;
-    assert(r->batch->live > 0);
-    r->batch->live--;
+    if (!r->batch) {
+        aside_settled(x, r);
+        return;
+    }
+    TAILQ_REMOVE(&r->batch->recs, r, by_batch);
     if (r->placed)
         r->placed->recs--;
     OBJ_FREE(r);
@@ -123,6 +130,7 @@ struct batch *batch_new(struct index *x, uint64_t seq, uint64_t pos, uint64_t li
     b->pos = pos;
     b->life = life;
     TAILQ_INIT(&b->placed);
+    TAILQ_INIT(&b->recs);
     TAILQ_INSERT_TAIL(&x->batches, b, entry);
     return b;
 }
@@ -154,6 +162,7 @@ static void rec_leave(struct index *x, struct rec *r)
     else if (--r->placed->dirty == 0 && t->fresh == r->placed)
         t->fresh = NULL; /* superseded altogether, or destaged */
     r->ext = NULL;
+    aside_hidden(x, r);
     if (--t->n_recs == 0 && t->on_dirty) {
         TAILQ_REMOVE(&x->dirty, t, dirty);
         t->on_dirty = false;
@@ -198,13 +207,12 @@ static struct seg **carve(struct index *x, struct seg **at, uint32_t begin, uint
     return at;
 }
 
-void index_insert(struct index *x, struct rec *r)
+static void show(struct index *x, struct rec *r)
 {
     struct ext *t = r->ext;
     unsigned c = rec_chunk(r);
     uint32_t begin = (uint32_t)(r->offset % STORE_CHUNK), end = begin + r->length;
     assert(end <= STORE_CHUNK && r->length > 0);
-    r->arrival = x->arrivals++;
     TAILQ_INSERT_TAIL(&t->recs[c], r, by_chunk);
     t->n_recs++;
     if (r->placed)
@@ -217,6 +225,10 @@ void index_insert(struct index *x, struct rec *r)
     }
     struct seg **at = carve(x, &t->segs[c], begin, end);
     *at = seg_new(r, begin, end, *at);
+}
+
+static void enter_tail(struct rec *r)
+{
     if (!rec_is_copy(r) && store_version_cmp(r->version, r->shard->durable_last) > 0) {
         r->shard->durable_last = r->version;
         r->shard->progress_dirty = true;
@@ -225,6 +237,23 @@ void index_insert(struct index *x, struct rec *r)
         r->in_tail = true;
         TAILQ_INSERT_TAIL(&r->shard->tail, r, by_shard);
     }
+}
+
+void index_insert(struct index *x, struct rec *r)
+{
+    r->arrival = x->arrivals++;
+    show(x, r);
+    enter_tail(r);
+}
+
+void index_insert_aside(struct index *x, struct rec *r, bool shown)
+{
+    if (r->arrival >= x->arrivals)
+        x->arrivals = r->arrival + 1;
+    if (shown)
+        show(x, r);
+    enter_tail(r);
+    rec_settle(x, r);
 }
 
 void index_insert_placed(struct index *x, struct placed *p)
@@ -323,6 +352,7 @@ void index_free(struct index *x)
         free(p->block);
         free(p);
     }
+    aside_free_all(x);
     htab_destroy(&x->shards);
     htab_destroy(&x->exts);
 }

@@ -4,8 +4,9 @@
  * ordered by offset and not overlapping: the newest by arrival wins. Arrival is the order in which records became durable
  * in the journal, which is the order of submission.
  *
- * A record's journal space is needed while a segment refers to it (reads, destage), while it is in its shard's tail
- * (above the commit mark: owner change), or while something reads it (pins). rec_settle() lets go when none holds.
+ * A record is needed while a segment refers to it (reads, destage), while it is in its shard's tail (above the commit mark:
+ * owner change), or while something reads it (pins). rec_settle() lets go when none holds: of its journal space, or, if it was
+ * set aside (aside.h), of its key in the metadata.
  *
  * Threading: the loop's thread, plus store_open().
  */
@@ -23,6 +24,7 @@
 #define PLACE_NONE UINT64_MAX /* the whole extent reads as zeroes */
 
 TAILQ_HEAD(direct_list, direct);
+TAILQ_HEAD(rec_list, rec);
 
 struct shard {
     struct htab_node node;
@@ -51,6 +53,7 @@ struct placed {
     uint32_t crc[EXT_BLOCKS];
     struct store_version version;
     struct ext *home;             /* the extent whose place it has become; NULL: not yet, or not any more */
+    struct aside *aside;          /* its records were set aside: the place is that one's, too */
     unsigned recs, dirty;         /* records of it that are not settled; that have segments */
     uint64_t pos;                 /* of its batch; set when that leaves the index */
     struct fmt_placed *block;     /* for the journal, until it is durable */
@@ -62,7 +65,7 @@ TAILQ_HEAD(placed_list, placed);
 struct batch { /* one in the journal that is not trimmed */
     uint64_t seq, pos, life;
     uint32_t total_bytes;
-    unsigned live;          /* records not settled; counted from the moment the batch is built */
+    struct rec_list recs;   /* not settled; from the moment the batch is built */
     bool durable;
     struct placed_list placed;
     TAILQ_ENTRY(batch) entry;
@@ -76,18 +79,20 @@ struct rec {
     uint32_t length, crc;
     uint8_t type, flags;    /* fmt_type, FMT_FIRST|FMT_LAST */
     uint16_t lost;          /* of a copy: bit per block of the chunk */
-    bool in_tail, destaging;
+    bool in_tail, destaging; /* destaging: a round has it in hand */
+    bool keyed, shown, hiding; /* set aside: the metadata have it; as one with segments; they are to be told that it has none */
     uint64_t arrival;
-    uint64_t file_off;      /* of its data in the journal file */
-    struct batch *batch;
+    uint64_t file_off;      /* of its data in the journal, or on the capacity device if it was set aside */
+    struct batch *batch;    /* NULL: set aside */
+    uint64_t batch_seq;     /* set aside: of the batch it was in */
+    struct aside *aside;    /* set aside, with data: where they are */
     struct placed *placed;  /* its data are there; NULL: in the journal, or zeroes */
     unsigned segs, pins;
     struct iobuf *data;     /* until it is durable */
     size_t data_off;
     struct store_op *op;    /* on the last part of an operation: completes with it */
-    TAILQ_ENTRY(rec) queue, by_shard, by_chunk;
+    TAILQ_ENTRY(rec) queue, by_shard, by_chunk, by_batch;
 };
-TAILQ_HEAD(rec_list, rec);
 
 struct seg {
     struct seg *next;
@@ -124,7 +129,11 @@ struct index {
     struct placed_list leaving; /* their batches are gone from the index; to be let go when the trim is durable */
     unsigned n_placed;          /* in batches and in `leaving` */
     uint64_t arrivals, gens;
-    uint64_t dirty_bytes;       /* whose data are in the journal */
+    uint64_t dirty_bytes;       /* not in extents yet, but for those of large writes */
+    struct rec_list hide;       /* set aside, shown by the metadata, without segments now */
+    struct rec_list forget;     /* set aside, settled: their keys are to go */
+    TAILQ_HEAD(, aside) asides; /* places with data of records set aside */
+    uint64_t aside_bytes;       /* of records set aside that are not settled */
 };
 
 void index_init(struct index *x);
@@ -148,6 +157,8 @@ static inline bool rec_committed(const struct rec *r)
 struct rec *rec_new(struct shard *sh, struct ext *t, struct store_version v, uint64_t offset, uint32_t length, uint8_t type);
 /* `r` (batch and ext set) became durable: it is the newest of what it covers. */
 void index_insert(struct index *x, struct rec *r);
+/* At open: `r` was set aside; `shown`: it has the segments that what is in the journal leaves it. */
+void index_insert_aside(struct index *x, struct rec *r, bool shown);
 /* All records of a large write (batch and ext set) became durable. */
 void index_insert_placed(struct index *x, struct placed *p);
 /* Its content is on the capacity device: takes its segments out. */

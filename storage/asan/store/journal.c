@@ -182,12 +182,14 @@ static void submit(struct journal *j, struct journal_slot *t, unsigned iovcnt, u
 /* `r` goes with batch `b`; a large write with all its parts. */
 static void join_batch(struct rec *r, struct batch *b)
 {
-    for (unsigned c = 0; r->placed && c < EXT_CHUNKS; c++)
-        r->placed->part[c]->batch = b;
-    r->batch = b;
-    b->live += r->placed ? EXT_CHUNKS : 1;
-    if (r->placed)
-        TAILQ_INSERT_TAIL(&b->placed, r->placed, entry);
+    struct placed *p = r->placed;
+    for (unsigned c = 0; c < (p ? EXT_CHUNKS : 1); c++) {
+        struct rec *part = p ? p->part[c] : r;
+        part->batch = b;
+        TAILQ_INSERT_TAIL(&b->recs, part, by_batch);
+    }
+    if (p)
+        TAILQ_INSERT_TAIL(&b->placed, p, entry);
 }
 
 /* One batch of what is pending; false if there is no space for any of it. */
@@ -242,7 +244,7 @@ void journal_kick(struct journal *j)
 bool journal_trim_scan(struct journal *j)
 {
     struct batch *b;
-    while ((b = TAILQ_FIRST(&j->index->batches)) && b->durable && b->live == 0) {
+    while ((b = TAILQ_FIRST(&j->index->batches)) && b->durable && TAILQ_EMPTY(&b->recs)) {
         j->free_pos = b->pos + b->total_bytes;
         j->free_seq = b->seq + 1;
         j->free_life = b->life;

@@ -276,10 +276,11 @@ static int any_fence(void *arg, const struct store_shard_id *id, const struct me
 static int any_progress(void *arg, const struct store_shard_id *id, const struct meta_progress *p, struct err *e) { return E_OK; }
 /* 1 ends the walk: the label has been seen by then, and store.c reads the rest. */
 static int any_ext(void *arg, const struct store_shard_id *id, uint32_t index, const struct meta_ext *x, struct err *e) { return 1; }
+static int any_aside(void *arg, const struct store_shard_id *id, uint64_t arrival, const struct meta_aside *a, struct err *e) { return 1; }
 
 static int check_meta_label(struct store *s, const struct disk_paths *p, const struct store_conf *c, struct err *e)
 {
-    static const struct meta_visitor v = {on_label, any_number, any_fences, any_fence, any_progress, any_ext};
+    static const struct meta_visitor v = {on_label, any_number, any_fences, any_fence, any_progress, any_ext, any_aside};
     struct label_arg a = {.path = p->meta, .c = c, .journal_id = s->journal.sb.journal_id};
     int rc = meta_load(s->meta, &v, &a, e);
     if (rc < 0)

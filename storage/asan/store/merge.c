@@ -157,8 +157,10 @@ static size_t group_plan(struct group *p, struct merge_round *r, size_t first)
 
 static int by_place(const void *a, const void *b)
 {
-    uint64_t x = (*(struct merge_rec *const *)a)->file_off, y = (*(struct merge_rec *const *)b)->file_off;
-    return x < y ? -1 : x > y;
+    const struct merge_rec *p = *(struct merge_rec *const *)a, *q = *(struct merge_rec *const *)b;
+    if (p->aside != q->aside)
+        return p->aside ? 1 : -1;
+    return p->file_off < q->file_off ? -1 : p->file_off > q->file_off;
 }
 
 /* ---- reading ---- */
@@ -171,11 +173,12 @@ static void plan_spans(struct group *p)
     qsort(p->rec, p->n_recs, sizeof(struct merge_rec *), by_place);
     for (size_t i = 0; i < p->n_recs; i++) {
         struct merge_rec *c = p->rec[i];
+        const struct dev *dev = c->aside ? p->r->extents : p->r->journal;
         uint64_t end = c->file_off + padded(c);
-        if (!x || c->file_off > x->offset + x->length + SPAN_GAP || end - x->offset > SPAN_MAX) {
+        if (!x || x->dev != dev || c->file_off > x->offset + x->length + SPAN_GAP || end - x->offset > SPAN_MAX) {
             base += x ? x->length : 0;
             x = &p->x[p->n_x++];
-            *x = (struct dev_xfer){.dev = p->r->journal, .offset = c->file_off};
+            *x = (struct dev_xfer){.dev = dev, .offset = c->file_off};
         }
         if (end > x->offset + x->length)
             x->length = (uint32_t)(end - x->offset);
@@ -320,9 +323,43 @@ static void group_free(struct group *p)
     free(p->image);
 }
 
+/* Copies the data of records that are set aside: as they are, their checksums say later whether they were good. */
+static int aside_copy(struct merge_round *r, size_t first, size_t n)
+{
+    struct dev_xfer *x = xcalloc(n, sizeof *x);
+    struct iobuf *mem = iobuf_new(n * STORE_CHUNK);
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct merge_aside *k = &r->keep[first + i];
+        if (k->from)
+            x[used] = (struct dev_xfer){.dev = k->from, .buf = mem->data + used * STORE_CHUNK, .offset = k->from_off,
+                                        .length = (k->value.length + FMT_BLOCK - 1) / FMT_BLOCK * FMT_BLOCK};
+        used += k->from != NULL;
+    }
+    int rc = dev_batch_run(r->batch, x, used);
+    for (size_t i = 0, at = 0; i < n && rc == 0; i++) {
+        if (!r->keep[first + i].from)
+            continue;
+        x[at].dev = r->extents;
+        x[at].write = true;
+        x[at++].offset = r->keep[first + i].value.data_at;
+    }
+    if (rc == 0)
+        rc = dev_batch_run(r->batch, x, used);
+    iobuf_unref(mem);
+    free(x);
+    return rc;
+}
+
 static int commit(struct merge_round *r)
 {
     struct meta_batch *b = meta_batch_new();
+    for (size_t i = 0; i < r->n_keep; i++)
+        meta_put_aside(b, &r->keep[i].id, r->keep[i].arrival, &r->keep[i].value);
+    for (size_t i = 0; i < r->n_hide; i++)
+        meta_put_aside(b, &r->hide[i].id, r->hide[i].arrival, &r->hide[i].value);
+    for (size_t i = 0; i < r->n_forget; i++)
+        meta_delete_aside(b, &r->forget[i].id, r->forget[i].arrival);
     for (size_t i = 0; i < r->n_items; i++)
         meta_put_ext(b, &r->items[i].id, r->items[i].index, &r->items[i].meta);
     for (size_t i = 0; i < r->n_shards; i++)
@@ -343,6 +380,11 @@ void merge_run(struct merge_round *r)
         rc = group_run(&p);
         moved = moved || p.n;
         group_free(&p);
+    }
+    for (size_t i = 0, n; i < r->n_keep && rc == 0; i += n) {
+        n = r->n_keep - i < GROUP_BYTES / STORE_CHUNK ? r->n_keep - i : GROUP_BYTES / STORE_CHUNK;
+        rc = aside_copy(r, i, n);
+        moved = true;
     }
     if (rc == 0 && moved)
         rc = dev_sync(r->extents);

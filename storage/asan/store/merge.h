@@ -13,6 +13,7 @@ struct merge_rec { /* by arrival */
     uint32_t begin, length; /* in the extent */
     uint32_t crc;
     bool zero;
+    bool aside;             /* file_off is of the capacity device */
     uint16_t lost;          /* of a copy of a chunk: bit per block */
     struct store_version version;
     bool covered;           /* worker's: newer ones leave nothing of it */
@@ -36,6 +37,16 @@ struct merge_item { /* one extent */
 
 struct merge_shard { struct store_shard_id id; struct meta_progress progress; struct shard *shard; };
 
+struct merge_aside { /* a record's key in the metadata */
+    struct store_shard_id id;
+    uint64_t arrival;
+    struct meta_aside value;
+    const struct dev *from;        /* not NULL: its data are to be copied to value.data_at */
+    uint64_t from_off;
+    struct rec *rec;               /* the loop's */
+    struct aside *to;              /* the loop's */
+};
+
 struct dev_batch;
 
 struct merge_round {
@@ -48,6 +59,8 @@ struct merge_round {
     size_t n_items;
     struct merge_shard *shards;
     size_t n_shards;
+    struct merge_aside *keep, *hide, *forget; /* to be put (data first), put again, deleted */
+    size_t n_keep, n_hide, n_forget;
     unsigned poisoned;             /* blocks whose contents were lost; they stay unreadable */
     int status;
     struct err e;
@@ -56,7 +69,7 @@ struct merge_round {
 /* True if destage may overwrite the old place: every block it touches is covered by records that stay in the journal until
  * the metadata say otherwise, so replay repairs whatever a crash leaves of it. */
 bool merge_in_place_ok(const struct merge_item *m);
-/* Writes extents, syncs, then the metadata in one batch. Blocks. Sets status and e. */
+/* Writes extents and data of records set aside, syncs, then the metadata in one batch. Blocks. Sets status and e. */
 void merge_run(struct merge_round *r);
 
 #endif

@@ -9,8 +9,8 @@
 #include "base/fault.h"
 #include "storage/asan/store/dev.h"
 
-#define VALUE_VERSION 2u
-#define KEY_MAX 25u
+#define VALUE_VERSION 3u
+#define KEY_MAX 29u
 #define VALUE_MAX 400u
 
 struct meta {
@@ -31,6 +31,7 @@ static void put(struct bytes *w, const void *p, size_t n)
     w->n += n;
 }
 static void put8(struct bytes *w, uint8_t v) { put(w, &v, 1); }
+static void put16(struct bytes *w, uint16_t v) { v = htole16(v); put(w, &v, 2); }
 static void put32(struct bytes *w, uint32_t v) { v = htole32(v); put(w, &v, 4); }
 static void put64(struct bytes *w, uint64_t v) { v = htole64(v); put(w, &v, 8); }
 static void put_version(struct bytes *w, struct store_version v) { put64(w, v.epoch); put64(w, v.seq); }
@@ -49,6 +50,7 @@ static void get(struct view *v, void *to, size_t n)
     v->n -= n;
 }
 static uint8_t get8(struct view *v) { uint8_t x; get(v, &x, 1); return x; }
+static uint16_t get16(struct view *v) { uint16_t x; get(v, &x, 2); return le16toh(x); }
 static uint32_t get32(struct view *v) { uint32_t x; get(v, &x, 4); return le32toh(x); }
 static uint64_t get64(struct view *v) { uint64_t x; get(v, &x, 8); return le64toh(x); }
 static struct store_version get_version(struct view *v)
@@ -77,6 +79,14 @@ static struct bytes key_ext(const struct store_shard_id *id, uint32_t index)
     struct bytes k = key_of('E', id);
     uint32_t be = htobe32(index);
     put(&k, &be, 4);
+    return k;
+}
+
+static struct bytes key_aside(const struct store_shard_id *id, uint64_t arrival)
+{
+    struct bytes k = key_of('A', id);
+    uint64_t be = htobe64(arrival);
+    put(&k, &be, 8);
     return k;
 }
 
@@ -186,7 +196,37 @@ static int visit_ext(const struct meta_visitor *v, void *arg, const uint8_t *key
         x.version[c] = get_version(w);
     for (unsigned i = 0; i < EXT_BLOCKS && x.place != PLACE_NONE; i++)
         x.crc[i] = get32(w);
-    return w->bad || w->n ? bad(e, key, KEY_MAX, "wrong length") : v->ext(arg, &id, be32toh(be), &x, e);
+    return w->bad || w->n ? bad(e, key, 25, "wrong length") : v->ext(arg, &id, be32toh(be), &x, e);
+}
+
+static bool aside_ok(const struct meta_aside *a)
+{
+    bool copy = a->type == FMT_COPY || a->type == FMT_COPY_ZERO, zero = a->type == FMT_ZERO || a->type == FMT_COPY_ZERO;
+    return a->type >= FMT_WRITE && a->type <= FMT_COPY_ZERO && a->length && a->length <= STORE_CHUNK && a->length % 512 == 0 &&
+           a->offset % 512 == 0 && a->offset < UINT64_MAX - STORE_CHUNK && a->offset % STORE_CHUNK + a->length <= STORE_CHUNK &&
+           (!copy || a->length == STORE_CHUNK) && (!a->lost || a->type == FMT_COPY) && zero == (a->data_at == PLACE_NONE) &&
+           (zero || (a->data_at % FMT_BLOCK == 0 && a->data_at % STORE_EXTENT + a->length <= STORE_EXTENT));
+}
+
+static int visit_aside(const struct meta_visitor *v, void *arg, const uint8_t *key, struct view *w, struct err *e)
+{
+    struct store_shard_id id = key_shard(key);
+    struct meta_aside a = {.version = get_version(w)};
+    uint64_t be;
+    memcpy(&be, key + 21, 8);
+    a.offset = get64(w);
+    a.batch_seq = get64(w);
+    a.data_at = get64(w);
+    a.length = get32(w);
+    a.crc = get32(w);
+    a.lost = get16(w);
+    a.type = get8(w);
+    a.shown = get8(w) & 1;
+    if (w->bad || w->n)
+        return bad(e, key, KEY_MAX, "wrong length");
+    if (!aside_ok(&a) || be64toh(be) == 0 || be64toh(be) == UINT64_MAX)
+        return bad(e, key, KEY_MAX, "valid checksum and impossible contents");
+    return v->aside(arg, &id, be64toh(be), &a, e);
 }
 
 static int visit_shard(const struct meta_visitor *v, void *arg, const uint8_t *key, struct view *w, struct err *e)
@@ -211,7 +251,7 @@ static int visit_shard(const struct meta_visitor *v, void *arg, const uint8_t *k
 int meta_visit(const struct meta_visitor *v, void *arg, const uint8_t *key, size_t key_n, const uint8_t *value, size_t n,
                struct err *e)
 {
-    static const struct { char kind; size_t n; } known[] = {{'L', 1}, {'N', 1}, {'G', 1}, {'F', 21}, {'S', 21}, {'E', 25}};
+    static const struct { char kind; size_t n; } known[] = {{'L', 1}, {'N', 1}, {'G', 1}, {'F', 21}, {'S', 21}, {'E', 25}, {'A', 29}};
     bool ok = false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         ok |= key_n == known[i].n && key[0] == known[i].kind;
@@ -248,6 +288,8 @@ int meta_visit(const struct meta_visitor *v, void *arg, const uint8_t *key, size
     }
     case 'E':
         return visit_ext(v, arg, key, &w, e);
+    case 'A':
+        return visit_aside(v, arg, key, &w, e);
     default:
         return visit_shard(v, arg, key, &w, e);
     }
@@ -275,7 +317,7 @@ static int walk(struct meta *m, char only, const struct meta_visitor *v, void *a
 
 int meta_load(struct meta *m, const struct meta_visitor *v, void *arg, struct err *e)
 {
-    static const char order[] = "LNGFSE";
+    static const char order[] = "LNGFSEA";
     int rc = E_OK;
     for (const char *p = order; *p && rc == E_OK; p++)
         rc = walk(m, *p, v, arg, e);
@@ -356,12 +398,39 @@ void meta_delete_ext(struct meta_batch *b, const struct store_shard_id *id, uint
     rocksdb_writebatch_delete(b->b, (const char *)k.b, k.n);
 }
 
+void meta_put_aside(struct meta_batch *b, const struct store_shard_id *id, uint64_t arrival, const struct meta_aside *a)
+{
+    struct bytes k = key_aside(id, arrival), v = value_new();
+    put_version(&v, a->version);
+    put64(&v, a->offset);
+    put64(&v, a->batch_seq);
+    put64(&v, a->data_at);
+    put32(&v, a->length);
+    put32(&v, a->crc);
+    put16(&v, a->lost);
+    put8(&v, a->type);
+    put8(&v, a->shown ? 1 : 0);
+    seal_and_put(b, &k, &v);
+}
+
+void meta_delete_aside(struct meta_batch *b, const struct store_shard_id *id, uint64_t arrival)
+{
+    struct bytes k = key_aside(id, arrival);
+    rocksdb_writebatch_delete(b->b, (const char *)k.b, k.n);
+}
+
+static void delete_range(struct meta_batch *b, struct bytes from, struct bytes to)
+{
+    put8(&to, 0); /* the end is exclusive */
+    rocksdb_writebatch_delete_range(b->b, (const char *)from.b, from.n, (const char *)to.b, to.n);
+}
+
 void meta_delete_shard(struct meta_batch *b, const struct store_shard_id *id)
 {
-    struct bytes s = key_of('S', id), from = key_ext(id, 0), to = key_ext(id, UINT32_MAX);
-    put8(&to, 0); /* the end is exclusive */
+    struct bytes s = key_of('S', id);
     rocksdb_writebatch_delete(b->b, (const char *)s.b, s.n);
-    rocksdb_writebatch_delete_range(b->b, (const char *)from.b, from.n, (const char *)to.b, to.n);
+    delete_range(b, key_ext(id, 0), key_ext(id, UINT32_MAX));
+    delete_range(b, key_aside(id, 0), key_aside(id, UINT64_MAX));
 }
 
 int meta_commit(struct meta *m, struct meta_batch *b, struct err *e)

@@ -1,6 +1,7 @@
 /* Metadata of a disk: RocksDB in capacity_path/meta. Every value carries a format version and a crc32c over key and value.
  *
- * Keys (FORMAT.md): "L" label, "N" number of the last destage and the journal's end then, "G" number of the last fences, 'F' shard fence, 'S' shard progress, 'E' extent.
+ * Keys (FORMAT.md): "L" label, "N" number of the last destage and the journal's end then, "G" number of the last fences,
+ * 'F' shard fence, 'S' shard progress, 'E' extent, 'A' record set aside.
  * Every batch is written with sync. Threading: calls block; any thread, a batch belongs to one.
  */
 #ifndef COHORT_STORAGE_STORE_META_H
@@ -13,6 +14,14 @@ struct meta;
 struct meta_label { char cluster[FMT_ID_MAX], disk[FMT_ID_MAX]; uint8_t journal_id[16]; };
 struct meta_fence { uint64_t epoch, shard_bytes, floor_pos; bool exists; };
 struct meta_progress { struct store_version last, commit; };
+struct meta_aside { /* as struct rec; data_at: byte of the capacity device, PLACE_NONE: zeroes */
+    struct store_version version;
+    uint64_t offset, batch_seq, data_at;
+    uint32_t length, crc;
+    uint16_t lost;
+    uint8_t type;
+    bool shown;
+};
 struct meta_ext { uint64_t place; struct store_version version[EXT_CHUNKS]; uint32_t crc[EXT_BLOCKS]; };
 
 /* E_NOTFOUND if there is none and !create; E_BUSY if another process has it open; E_CORRUPT. */
@@ -26,8 +35,9 @@ struct meta_visitor { /* each returns 0 or an error that ends the walk */
     int (*fence)(void *arg, const struct store_shard_id *id, const struct meta_fence *f, struct err *e);
     int (*progress)(void *arg, const struct store_shard_id *id, const struct meta_progress *p, struct err *e);
     int (*ext)(void *arg, const struct store_shard_id *id, uint32_t index, const struct meta_ext *x, struct err *e);
+    int (*aside)(void *arg, const struct store_shard_id *id, uint64_t arrival, const struct meta_aside *a, struct err *e);
 };
-/* Visits label, numbers, fences, progress, extents, in this order. E_CORRUPT names the key; E_VERSION. */
+/* Visits label, numbers, fences, progress, extents, records set aside (a shard's by arrival), in this order. E_CORRUPT names the key; E_VERSION. */
 MUST_CHECK int meta_load(struct meta *m, const struct meta_visitor *v, void *arg, struct err *e);
 
 /* Checks one key with its value (crc, version, lengths) and hands it over. What meta_load() does for each. */
@@ -44,7 +54,9 @@ void meta_put_fence(struct meta_batch *b, const struct store_shard_id *id, const
 void meta_put_progress(struct meta_batch *b, const struct store_shard_id *id, const struct meta_progress *p);
 void meta_put_ext(struct meta_batch *b, const struct store_shard_id *id, uint32_t index, const struct meta_ext *x);
 void meta_delete_ext(struct meta_batch *b, const struct store_shard_id *id, uint32_t index);
-void meta_delete_shard(struct meta_batch *b, const struct store_shard_id *id); /* extents and progress; not the fence */
+void meta_delete_shard(struct meta_batch *b, const struct store_shard_id *id); /* extents, progress, records set aside; not the fence */
+void meta_put_aside(struct meta_batch *b, const struct store_shard_id *id, uint64_t arrival, const struct meta_aside *a);
+void meta_delete_aside(struct meta_batch *b, const struct store_shard_id *id, uint64_t arrival);
 /* Applies all of it durably, or nothing. */
 MUST_CHECK int meta_commit(struct meta *m, struct meta_batch *b, struct err *e);
 

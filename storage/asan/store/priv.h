@@ -16,6 +16,7 @@ struct destage_job;
 struct store {
     uv_loop_t *loop;
     char *fast, *capacity;
+    uint64_t aside_after;    /* bytes of journal (aside.h); 0: half of it */
     uint64_t limit_bytes, raw_bytes; /* raw: size of the capacity device, 0 = it is a directory */
     struct uring uring;
     struct index index;
@@ -79,6 +80,7 @@ void write_failed(void *arg, int status);
 void write_fail_pending(struct store *s, int code, const struct err *e);
 void write_fail_rec(struct store *s, struct rec *r, int code, const struct err *e); /* one that is in no queue */
 int write_replay(void *arg, const struct journal_found *f, struct err *e);
+int write_replay_aside(struct store *s, const struct store_shard_id *id, uint64_t arrival, const struct meta_aside *a, struct err *e);
 
 /* fence.c */
 void fence_kick(struct store *s);

@@ -37,7 +37,7 @@ struct piece { /* one device read */
     struct dev_io io;
     struct iovec iov;
     struct copy *copies;
-    struct rec *rec;          /* of the journal, pinned; else a place of the capacity device: */
+    struct rec *rec;          /* in the journal or set aside, pinned; else a place of the capacity device: */
     struct rec *pin;          /* the place of a large write: it stays what it is, whatever becomes of the extent */
     uint32_t index, first, count; /* blocks */
     uint64_t gen, place, used;    /* bit per block that is copied from */
@@ -422,7 +422,7 @@ static void submit(struct read *r)
         }
         p->io.done = piece_done;
         uint64_t at = p->rec ? p->rec->file_off : p->place * STORE_EXTENT + (uint64_t)p->first * FMT_BLOCK;
-        dev_submit(p->rec ? &s->journal.dev : &s->extents, &s->uring, &p->io, false, &p->iov, 1, at);
+        dev_submit(p->rec && p->rec->batch ? &s->journal.dev : &s->extents, &s->uring, &p->io, false, &p->iov, 1, at);
     }
 }
 

@@ -19,6 +19,7 @@ add_library(c_store STATIC
   ${CMAKE_CURRENT_LIST_DIR}/fence.c
   ${CMAKE_CURRENT_LIST_DIR}/batch.c
   ${CMAKE_CURRENT_LIST_DIR}/merge.c
+  ${CMAKE_CURRENT_LIST_DIR}/aside.c
   ${CMAKE_CURRENT_LIST_DIR}/direct.c
   ${CMAKE_CURRENT_LIST_DIR}/destage.c)
 target_link_libraries(c_store PUBLIC cohort_flags c_base PkgConfig::UV PkgConfig::URING PRIVATE ${ROCKSDB_LIBRARY})
@@ -26,6 +27,7 @@ target_link_libraries(c_volume PUBLIC c_store)
 
 cohort_unit_test(store_basic THREADS LIBS c_store TIMEOUT 300)
 cohort_unit_test(store_direct THREADS LIBS c_store TIMEOUT 300)
+cohort_unit_test(store_aside THREADS LIBS c_store TIMEOUT 300)
 cohort_unit_test(store_damage LIBS c_store)
 cohort_unit_test(store_label LIBS c_store)
 cohort_unit_test(store_damage_table LIBS c_store TIMEOUT 300)

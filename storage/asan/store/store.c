@@ -152,6 +152,11 @@ static int on_ext(void *arg, const struct store_shard_id *id, uint32_t index, co
     return E_OK;
 }
 
+static int on_aside(void *arg, const struct store_shard_id *id, uint64_t arrival, const struct meta_aside *a, struct err *e)
+{
+    return write_replay_aside(arg, id, arrival, a, e);
+}
+
 /* So that an older copy of the journal, put back, is known by its end. */
 static int mark_journal(struct store *s, struct err *e)
 {
@@ -164,7 +169,7 @@ static int mark_journal(struct store *s, struct err *e)
 
 static int load(struct store *s, struct err *e)
 {
-    static const struct meta_visitor v = {on_label, on_number, on_fences, on_fence, on_progress, on_ext};
+    static const struct meta_visitor v = {on_label, on_number, on_fences, on_fence, on_progress, on_ext, on_aside};
     int rc = places_open(&s->places, s->extents.fd, s->limit_bytes, s->raw_bytes, e);
     if (rc == E_OK)
         rc = meta_load(s->meta, &v, s, e);
@@ -218,6 +223,7 @@ int store_open(uv_loop_t *loop, const struct store_conf *conf, struct store **re
     s->fast = xstrdup(conf->fast_path ? conf->fast_path : "");
     s->capacity = xstrdup(conf->capacity_path ? conf->capacity_path : "");
     s->limit_bytes = conf->limit_bytes;
+    s->aside_after = conf->aside_after_bytes;
     index_init(&s->index);
     TAILQ_INIT(&s->parts);
     TAILQ_INIT(&s->metaq);
@@ -258,6 +264,7 @@ void store_usage(const struct store *s, struct store_usage *ret)
         .journal_bytes = s->journal.ring_bytes,
         .journal_used_bytes = journal_used(&s->journal),
         .dirty_bytes = s->index.dirty_bytes,
+        .aside_bytes = s->index.aside_bytes,
     };
     cache_usage(s->cache, &ret->cache);
 }
@@ -289,7 +296,8 @@ void store_close_check(struct store *s)
     if (!s->failed) { /* so that the next open can tell that nothing at the end is missing */
         struct fmt_sb sb;
         struct err e;
-        journal_trim_scan(&s->journal);
+        if (TAILQ_EMPTY(&s->index.forget)) /* keys that count only once their batch is trimmed must be gone by then */
+            journal_trim_scan(&s->journal);
         journal_sb_next(&s->journal, &sb);
         if (mark_journal(s, &e) < 0 || journal_sb_write(&s->journal.dev, &sb, &e) < 0)
             store_fail(s, e.code, &e);

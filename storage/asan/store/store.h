@@ -43,6 +43,7 @@ struct store_conf {
     const char *capacity_path;
     const char *disk_id, *cluster_uuid; /* labels: a directory labelled otherwise is refused with E_CONFLICT */
     uint64_t limit_bytes;       /* extents may take so much of capacity_path; 0 = what the file system has */
+    uint64_t aside_after_bytes;  /* of journal, behind which writes that nobody settles are set aside; 0: half the journal */
     uint64_t journal_bytes;     /* size of the ring at creation, a multiple of 1 MiB, >= 16 MiB */
     uint64_t cache_bytes;       /* read cache at fast_path, for capacity devices that are slow to read; 0 = none. Lost at restart */
     bool direct;                /* whole extents of large writes go to the capacity device at once, past the journal */
@@ -63,7 +64,8 @@ struct store_usage {
     struct store_cache_usage cache;   /* zeroes: there is none, or its device has failed */
     uint64_t size_bytes, used_bytes;  /* of extents: what there may be, what is taken or promised to accepted writes */
     uint64_t journal_bytes, journal_used_bytes;
-    uint64_t dirty_bytes;             /* in the journal and not in extents yet */
+    uint64_t dirty_bytes;             /* in the journal (or set aside) and not in extents yet */
+    uint64_t aside_bytes;             /* of writes that nobody settled for so long that the journal was rid of them */
     bool full;                        /* little room is left: store_room() says no to new writes */
 };
 void store_usage(const struct store *s, struct store_usage *ret);

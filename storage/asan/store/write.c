@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include "base/obj.h"
+#include "storage/asan/store/aside.h"
 #include "storage/asan/store/direct.h"
 
 static bool goes_direct(const struct direct_plan *d, uint64_t ext) { return d && ext - d->first < d->n; }
@@ -250,10 +251,12 @@ void write_durable(void *arg, struct rec *r)
         store_close_check(s);
 }
 
-/* Of a store that has failed or closes. One that was in a batch leaves that as it is: it is not trimmed any more. */
+/* Of a store that has failed or closes: its batch, if it was in one, is not trimmed any more. */
 static void rec_free(struct store *s, struct rec *r)
 {
     struct placed *p = r->placed;
+    for (unsigned c = 0; r->batch && c < (p ? EXT_CHUNKS : 1); c++)
+        TAILQ_REMOVE(&r->batch->recs, p ? p->part[c] : r, by_batch);
     for (unsigned c = 1; p && c < EXT_CHUNKS; c++)
         OBJ_FREE(p->part[c]);
     if (p && !r->batch) {
@@ -315,9 +318,9 @@ static int replay_placed(struct store *s, struct shard *sh, const struct journal
         direct_adopted(t, p);
     for (unsigned c = 0; c < EXT_CHUNKS; c++) {
         p->part[c]->batch = f->batch;
+        TAILQ_INSERT_TAIL(&f->batch->recs, p->part[c], by_batch);
         p->part[c]->flags = f->rec.flags;
     }
-    f->batch->live += EXT_CHUNKS;
     TAILQ_INSERT_TAIL(&f->batch->placed, p, entry);
     if (store_version_cmp(p->version, sh->last) > 0)
         sh->last = p->version;
@@ -356,12 +359,48 @@ int write_replay(void *arg, const struct journal_found *f, struct err *e)
     r->crc = le32toh(d->crc);
     r->file_off = f->file_off;
     r->batch = f->batch;
-    r->batch->live++;
+    TAILQ_INSERT_TAIL(&r->batch->recs, r, by_batch);
     r->flags = d->flags;
     r->lost = le16toh(d->lost);
     if (!rec_is_copy(r) && store_version_cmp(v, sh->last) > 0)
         sh->last = v;
     index_insert(&s->index, r);
+    return E_OK;
+}
+
+/* A record that the metadata say was set aside. What is in the journal arrived later. */
+int write_replay_aside(struct store *s, const struct store_shard_id *id, uint64_t arrival, const struct meta_aside *a, struct err *e)
+{
+    char text[ID_LEN + 1];
+    struct shard *sh = shard_find(&s->index, id);
+    if (!sh || !sh->exists || a->offset + a->length > (sh->shard_bytes + STORE_CHUNK - 1) / STORE_CHUNK * STORE_CHUNK)
+        return err_set(e, E_CORRUPT, "metadata of %s: a record set aside lies outside " SHARD_FMT, s->capacity, SHARD_ARG(id, text));
+    struct rec *r = rec_new(sh, NULL, a->version, a->offset, a->length, a->type);
+    r->crc = a->crc;
+    r->lost = a->lost;
+    r->arrival = arrival;
+    r->keyed = true;
+    r->shown = a->shown;
+    r->batch_seq = a->batch_seq;
+    bool in_journal = a->batch_seq >= le64toh(s->journal.sb.trim_seq); /* and so is all that arrived later */
+    int rc = in_journal ? E_OK : aside_open(s, r, a->data_at, e);
+    if (rc == E_OK && a->shown && !in_journal && !rec_is_zero(r))
+        rc = reserve(s, sh, r->offset, r->length, NULL, e);
+    if (rc < 0) {
+        OBJ_FREE(r);
+        return rc;
+    }
+    if (in_journal) { /* only its key is left to go */
+        if (arrival >= s->index.arrivals)
+            s->index.arrivals = arrival + 1;
+        rec_settle(&s->index, r);
+        return E_OK;
+    }
+    s->index.aside_bytes += r->length;
+    r->ext = a->shown ? ext_get(&s->index, sh, (uint32_t)(r->offset / STORE_EXTENT)) : NULL;
+    if (!rec_is_copy(r) && store_version_cmp(r->version, sh->last) > 0)
+        sh->last = r->version;
+    index_insert_aside(&s->index, r, a->shown);
     return E_OK;
 }
 
