@@ -116,7 +116,7 @@ static bool nth_word(const char *words, int n, char *out, size_t size)
 static int check_complete(struct cli *c, int n_pos)
 {
     char word[40];
-    if (nth_word(c->cmd->args, n_pos, word, sizeof word))
+    if (nth_word(c->cmd->args, n_pos, word, sizeof word) && *word != '[')
         return usage(c, "%s is missing", word);
     for (const struct opt *o = c->cmd->opts; o && o->name; o++)
         if ((o->flags & OPT_REQUIRED) && !args_has(c, o->name))

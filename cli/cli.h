@@ -46,7 +46,7 @@ struct field;
 
 struct cmd {
     const char *group, *verb;
-    const char *args;          /* "NETWORK" or "MODULE LEVEL": one word per required argument; "" none */
+    const char *args;          /* "NETWORK" or "MODULE LEVEL": one word per argument; "" none. In brackets: may be left out, the last one */
     int (*run)(struct cli *c); /* exit status; not EXIT_DONE: c->fail says why */
     const struct opt *opts;    /* ends with a NULL name; may be NULL */
     const char *help;          /* one line */

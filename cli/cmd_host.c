@@ -51,7 +51,7 @@ const struct cmd cmds_host[] = {
 static int run_dump(struct cli *c)
 {
     struct answer a;
-    int rc = cli_call(c, "GET", c->cmd->path, NULL, &a);
+    int rc = c->pos[0] ? cli_call_on(c, "GET", "", NULL, &a) : cli_call(c, "GET", c->cmd->path, NULL, &a);
     if (rc != EXIT_DONE)
         return rc;
     char *text = a.json && !c->json ? json_dumps(a.json, JSON_INDENT(2) | JSON_ENCODE_ANY) : NULL;
@@ -72,7 +72,9 @@ static int run_level(struct cli *c)
 }
 
 const struct cmd cmds_debug[] = {
-    {"debug", "asan", "", run_dump, NULL, "the storage engine's state on the node that answers", .path = "/debug/asan"},
+    {"debug", "asan", "[VOLUME]", run_dump, NULL, "the storage engine's state on the node that answers",
+     .more = "With VOLUME (name or id) only that: requests, in-sync sets and epochs of its shards, which its owner's node knows, and of the copies\n"
+             "on this node what they have accepted, and the fill of their disks' journals.", .path = "/debug/asan"},
     {"debug", "metrics", "", run_dump, NULL, "its counters, as Prometheus reads them", .path = "/metrics"},
     {0},
 };

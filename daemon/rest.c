@@ -103,6 +103,7 @@ static const struct rest_route routes[] = {
     {"DELETE", API "/nbd-clients/*", ROLE_ADMIN, rest_nbd_client_delete, 0, 0},
     {"POST", API "/nbd-clients/*/access", ROLE_ADMIN, rest_nbd_client_access, SMALL, 0},
     {"GET", API "/debug/asan", ROLE_OPERATOR, rest_debug_asan, 0, 0},
+    {"GET", API "/debug/asan/*", ROLE_OPERATOR, rest_debug_asan, 0, 0},
     {"POST", API "/debug/log", ROLE_ADMIN, rest_debug_log, SMALL, 0},
 };
 

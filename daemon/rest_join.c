@@ -323,15 +323,3 @@ void rest_join_request(struct rest_req *rq)
         rc = op_node_join(rq->r->ops, &a->spec, admitted, rq, &e);
     rest_started(rq, rc, &e);
 }
-
-void rest_debug_asan(struct rest_req *rq)
-{
-    struct err e;
-    if (!rq->r->d->asan) {
-        err_set(&e, E_UNAVAIL, "the storage of this node is not running");
-        rest_fail(rq, &e);
-        return;
-    }
-    char *text = asan_dump_json(rq->r->d->asan);
-    rest_text(rq, 200, "application/json", text, strlen(text));
-}

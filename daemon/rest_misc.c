@@ -6,6 +6,8 @@
 #include "base/metric.h"
 #include "daemon/rest.h"
 #include "daemon/web/web.h"
+#include "storage/asan/engine/asan.h"
+#include "storage/asan/engine/asan.h"
 
 static void send_file(struct rest_req *rq, const char *type, const unsigned char *data, size_t len)
 {
@@ -31,6 +33,30 @@ void rest_metrics(struct rest_req *rq)
     metric_print_all(&b);
     size_t len = b.len;
     rest_text(rq, 200, "text/plain; version=0.0.4; charset=utf-8", buf_take(&b), len);
+}
+
+/* All that goes on, or one volume. */
+void rest_debug_asan(struct rest_req *rq)
+{
+    struct err e;
+    const struct cdb_volume *vol = NULL;
+    if (rq->arg[0]) {
+        const struct cdb_view *v = rest_view(rq);
+        vol = v ? rest_find(rq, v, CDB_T_VOLUME, "volume", rq->arg[0]) : NULL;
+        if (!vol)
+            return;
+    }
+    struct asan *a = rq->r->d->asan;
+    char *text = a ? asan_dump_json(a, vol ? vol->id : NULL) : NULL;
+    if (text) {
+        rest_text(rq, 200, "application/json", text, strlen(text));
+        return;
+    }
+    if (a && vol)
+        err_set(&e, E_UNAVAIL, "the storage of this node has not heard of volume %s yet\nask again", vol->name);
+    else
+        err_set(&e, E_UNAVAIL, "the storage of this node is not running");
+    rest_fail(rq, &e);
 }
 
 void rest_debug_log(struct rest_req *rq)

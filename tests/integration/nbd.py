@@ -33,6 +33,9 @@ def copies(lab, node, scratch):
     lab.exec(node, "cmp", source, back)
     lab.exec(node, "nbdcopy", uri("nbd-copy"), back, timeout=180)
     lab.exec(node, "cmp", source, back)
+    seen = lab.cli("debug", "asan", "nbd-copy")
+    check([v["name"] for v in seen["volumes"]] == ["nbd-copy"] and seen["copies"] and all(c["in_sync"] and c["last"][1] for c in seen["copies"])
+          and seen["disks"][0]["journal_used_bytes"] <= seen["disks"][0]["journal_bytes"], f"cohort debug asan nbd-copy: {seen}")
     source2 = os.path.join(scratch, "in2.raw")
     with open(source2, "wb") as f:
         f.write(os.urandom(2 * MIB))

@@ -23,7 +23,7 @@
 int daemon_become_member(struct daemon *d, struct err *e) { return err_set(e, E_UNAVAIL, "mock"); }
 void daemon_member_conf(struct daemon *d, struct member_conf *c, struct member_disk *disks) { *c = (struct member_conf){.state_dir = d->conf.state_dir}; }
 size_t asan_link_states(struct asan *a, const char *node_id, struct asan_link_state *ret, size_t max) { return 0; }
-char *asan_dump_json(struct asan *a) { return xstrdup("{}"); }
+char *asan_dump_json(struct asan *a, const char *volume_id) { return xstrdup("{}"); }
 void asan_io(struct asan *a, struct asan_io *io) { abort(); }
 void asan_claim(struct asan *a, struct asan_claim *c) { abort(); }
 void asan_release(struct asan *a, const char *volume_id) { abort(); }
@@ -438,6 +438,9 @@ static void reading(void **s)
     contains(last.out, "1 degraded");
     contains(last.out, "\nAlarms\n");
     fails("debug asan", EXIT_REFUSED, "the storage of this node is not running");
+    fails("debug asan nope", EXIT_REFUSED, "no volume \"nope\"");
+    fails("debug asan a b", EXIT_USAGE, "one argument too many");
+    fails("debug metrics x", EXIT_USAGE, "one argument too many");
     ok("debug metrics");
     contains(last.out, "cohort_api_requests_total");
     ok("log level rest dbg");

@@ -27,7 +27,7 @@
 int daemon_become_member(struct daemon *d, struct err *e) { return err_set(e, E_UNAVAIL, "mock"); }
 void daemon_member_conf(struct daemon *d, struct member_conf *c, struct member_disk *disks) { *c = (struct member_conf){.state_dir = d->conf.state_dir}; }
 size_t asan_link_states(struct asan *a, const char *node_id, struct asan_link_state *ret, size_t max) { return 0; }
-char *asan_dump_json(struct asan *a) { return xstrdup("{}"); }
+char *asan_dump_json(struct asan *a, const char *volume_id) { return xstrdup("{}"); }
 void asan_io(struct asan *a, struct asan_io *io) { abort(); }
 void asan_claim(struct asan *a, struct asan_claim *c) { abort(); }
 void asan_release(struct asan *a, const char *volume_id) { abort(); }

@@ -25,6 +25,30 @@ static void test_io(void **state)
     assert_int_equal(io(0, ASAN_READ, 100, 512, buf), E_INVAL);
 }
 
+/* One volume on its owner's node, on another one, and one that is not there. */
+static void test_dump(void **state)
+{
+    (void)state;
+    make_volume(0);
+    write_random(0, 5);
+    WAIT_FOR(in_sync() == 3);
+    for (int i = 0; i < 2; i++) {
+        char *s = asan_dump_json(engine[i], volume);
+        assert_non_null(s);
+        assert_non_null(strstr(s, volume));
+        assert_non_null(strstr(s, "\"journal_used_bytes\":"));
+        const char *copies = strstr(s, "\"copies\":[{");
+        assert_non_null(copies);
+        assert_non_null(strstr(copies, disk[i]));
+        assert_null(strstr(copies, disk[i + 1]));
+        assert_non_null(strstr(copies, "\"in_sync\":true"));
+        assert_int_equal(strstr(s, "\"isr\":3") != NULL, i == 0);
+        assert_int_equal(strstr(s, "this node does not own it") != NULL, i == 1);
+        free(s);
+    }
+    assert_null(asan_dump_json(engine[0], "00000000-0000-4000-8000-00000000dead"));
+}
+
 static void test_overlap_order(void **state)
 {
     (void)state;
@@ -696,6 +720,7 @@ int main(int argc, char **argv) /* a pattern: only tests whose names match */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_full_disk), /* first: the disks are empty */
         cmocka_unit_test(test_io),
+        cmocka_unit_test(test_dump),
         cmocka_unit_test(test_overlap_order),
         cmocka_unit_test(test_replica_lost_and_back),
         cmocka_unit_test(test_owner_moves),

@@ -73,7 +73,7 @@ static void dump_all(void)
 {
     for (int i = 0; i < NODES; i++)
         if (engine[i]) {
-            char *s = asan_dump_json(engine[i]);
+            char *s = asan_dump_json(engine[i], NULL);
             fprintf(stderr, "engine %d: %s\n", i, s);
             free(s);
         }
@@ -81,7 +81,7 @@ static void dump_all(void)
 
 static bool dump_has(int i, const char *text)
 {
-    char *s = asan_dump_json(engine[i]);
+    char *s = asan_dump_json(engine[i], NULL);
     bool has = strstr(s, text) != NULL;
     free(s);
     return has;

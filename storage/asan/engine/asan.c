@@ -179,13 +179,13 @@ void asan_vhost_unserve(struct asan *a, const char *socket_path)
 
 static void do_dump(struct sync *s)
 {
-    s->text = dump_json(s->a);
+    s->text = dump_json(s->a, s->volume_id);
     sync_done(s);
 }
 
-char *asan_dump_json(struct asan *a)
+char *asan_dump_json(struct asan *a, const char *volume_id)
 {
-    struct sync s = {0};
+    struct sync s = {.volume_id = volume_id};
     sync_call(a, &s, do_dump);
     return s.text;
 }

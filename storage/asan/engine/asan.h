@@ -131,9 +131,12 @@ struct asan_link_state {
 size_t asan_link_states(struct asan *a, const char *node_id, struct asan_link_state *ret, size_t max);
 
 /* JSON text, malloc'ed; waits briefly. {"lease":bool,"disks":[…],"peers":[{"node","connected","links":[…]}…],
- * "repeated":n,"came_early":n,"volumes":[{"id","name","epoch","state",
+ * "repeated":n,"came_early":n,"volumes":[{"id","name","owner","epoch","open",
  * "parked","requests","shards":[{"index","state","isr","replicas","parked","waiting","writing","joining","join_done",
- * "join_total"}…]}…]} */
-char *asan_dump_json(struct asan *a);
+ * "join_total"}…]}…]}
+ * With `volume_id` only that volume, whether something happens to it or not, the disks that hold copies of it, and
+ * "copies":[{"index","disk","in_sync","epoch","last":[epoch,seq],"commit":[…],"waiting","came_early"}…] on them; NULL: it is not
+ * known here (yet). NULL: what is going on. */
+char *asan_dump_json(struct asan *a, const char *volume_id);
 
 #endif

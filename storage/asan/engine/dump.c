@@ -18,15 +18,39 @@ static void text(struct buf *b, const char *s)
     buf_append(b, "\"", 1);
 }
 
-static void disks(struct asan *a, struct buf *b)
+/* What the disk holds of a shard; false: nothing. */
+static bool copy_of(const struct ldisk *d, const struct volume *v, uint32_t index, struct store_shard_info *ret)
+{
+    struct store_shard_id id = {v->bin, index};
+    if (!d->store)
+        return false;
+    store_shard_info(d->store, &id, ret);
+    return ret->exists;
+}
+
+static bool holds(const struct ldisk *d, const struct volume *v)
+{
+    struct store_shard_info info;
+    for (uint32_t i = 0; i < v->n_shards; i++)
+        if (copy_of(d, v, i, &info))
+            return true;
+    return false;
+}
+
+/* `v`: those that hold something of it; NULL: all. */
+static void disks(struct asan *a, const struct volume *v, struct buf *b)
 {
     static const char *const state[] = {"waiting for its row", "raising incarnation", "ready", "failed"};
+    const char *sep = "";
     for (int i = 0; i < a->n_disks; i++) {
         struct ldisk *d = &a->disk[i];
         struct store_usage u = {0};
+        if (v && !holds(d, v))
+            continue;
         if (d->store)
             store_usage(d->store, &u);
-        buf_printf(b, "%s{\"id\":\"%s\",\"name\":", i ? "," : "", d->id);
+        buf_printf(b, "%s{\"id\":\"%s\",\"name\":", sep, d->id);
+        sep = ",";
         text(b, d->name);
         buf_printf(b, ",\"state\":\"%s\",\"message\":", state[d->state]);
         text(b, d->state == LD_FAILED ? d->failure.msg : "");
@@ -35,6 +59,29 @@ static void disks(struct asan *a, struct buf *b)
                    ",\"cache_used_bytes\":%" PRIu64 ",\"cache_hits\":%" PRIu64 ",\"cache_misses\":%" PRIu64 ",\"full\":%s}",
                    u.size_bytes, u.used_bytes, u.journal_bytes, u.journal_used_bytes, u.dirty_bytes, u.aside_bytes,
                    u.cache.size_bytes, u.cache.used_bytes, u.cache.hits, u.cache.misses, u.full ? "true" : "false");
+    }
+}
+
+/* The copies on this node's disks: what is installed and accepted there, and the requests that they have in hand. */
+static void copies(struct asan *a, const struct volume *v, struct buf *b)
+{
+    const struct cdb_view *view = view_of(a);
+    const char *sep = "";
+    for (int i = 0; i < a->n_disks; i++) {
+        struct ldisk *d = &a->disk[i];
+        struct store_shard_info s;
+        for (uint32_t k = 0; k < v->n_shards; k++) {
+            unsigned waiting, early;
+            if (!copy_of(d, v, k, &s))
+                continue;
+            const struct cdb_shard *row = view ? shard_row(view, v, k) : NULL;
+            host_queues(d, &(struct store_shard_id){v->bin, k}, &waiting, &early);
+            buf_printf(b, "%s{\"index\":%u,\"disk\":\"%s\",\"in_sync\":%s,\"epoch\":%" PRIu64 ",\"last\":[%" PRIu64 ",%" PRIu64
+                       "],\"commit\":[%" PRIu64 ",%" PRIu64 "],\"waiting\":%u,\"came_early\":%u}", sep, k, d->id,
+                       row && cdb_shard_in_sync(view, row, d->id) ? "true" : "false", s.epoch, s.last.epoch, s.last.seq, s.commit.epoch,
+                       s.commit.seq, waiting, early);
+            sep = ",";
+        }
     }
 }
 
@@ -77,6 +124,10 @@ static void volume(struct asan *a, const struct volume *v, struct buf *b)
         requests++;
     buf_printf(b, "{\"id\":\"%s\",\"name\":", v->id);
     text(b, v->name);
+    const struct cdb_view *view = view_of(a);
+    const struct cdb_node *owner = view ? cdb_node_get(view, v->owner) : NULL;
+    buf_printf(b, ",\"owner\":");
+    text(b, owner ? owner->name : "");
     buf_printf(b, ",\"epoch\":%" PRIu64 ",\"open\":%s,\"users\":%u,\"claims\":%u,\"requests\":%u,\"parked\":", v->epoch,
                v->open ? "true" : "false", v->users, v->claims, requests);
     text(b, parked(v));
@@ -92,15 +143,18 @@ static void volume(struct asan *a, const struct volume *v, struct buf *b)
     buf_printf(b, "]}");
 }
 
-char *dump_json(struct asan *a)
+char *dump_json(struct asan *a, const char *volume_id)
 {
     struct buf b;
     struct htab_node *n;
     struct peer *p;
     const char *sep = "";
+    const struct volume *only = volume_id ? volume_find(a, volume_id) : NULL;
+    if (volume_id && !only)
+        return NULL;
     buf_init(&b);
     buf_printf(&b, "{\"lease\":%s,\"disks\":[", a->lease ? "true" : "false");
-    disks(a, &b);
+    disks(a, only, &b);
     buf_printf(&b, "],\"peers\":[");
     LIST_FOREACH (p, &a->peers, entry) {
         buf_printf(&b, "%s{\"node\":\"%s\",\"connected\":%s,\"links\":[", sep, p->node, p->connected ? "true" : "false");
@@ -115,12 +169,18 @@ char *dump_json(struct asan *a)
     sep = "";
     HTAB_FOR_EACH (n, &a->volumes) {
         const struct volume *v = container_of(n, struct volume, node);
-        if (!v->open && volume_idle(v) && !v->users && !v->claims)
+        if (only ? v != only : !v->open && volume_idle(v) && !v->users && !v->claims)
             continue; /* nothing of it happens here */
         buf_printf(&b, "%s", sep);
         volume(a, v, &b);
         sep = ",";
     }
-    buf_printf(&b, "]}");
+    buf_printf(&b, "]");
+    if (only) {
+        buf_printf(&b, ",\"copies\":[");
+        copies(a, only, &b);
+        buf_printf(&b, "]");
+    }
+    buf_printf(&b, "}");
     return buf_take(&b);
 }

@@ -43,6 +43,19 @@ static struct rshard *get(struct ldisk *d, const struct store_shard_id *id)
     return rs;
 }
 
+void host_queues(struct ldisk *d, const struct store_shard_id *id, unsigned *ret_waiting, unsigned *ret_early)
+{
+    const struct rshard *rs = find(d, id);
+    const struct hreq *h;
+    *ret_waiting = *ret_early = 0;
+    if (!rs)
+        return;
+    TAILQ_FOREACH (h, &rs->waiting, entry)
+        ++*ret_waiting;
+    TAILQ_FOREACH (h, &rs->early, entry)
+        ++*ret_early;
+}
+
 static void free_hreq(struct hreq *h)
 {
     iobuf_unref(h->m.data);

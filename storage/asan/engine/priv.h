@@ -371,6 +371,8 @@ void disks_close(struct asan *a);
 void host_request(struct ldisk *d, const struct store_shard_id *id, bool sealed, struct hreq *h);
 void host_tick(struct asan *a);
 bool host_forget(struct ldisk *d, const struct store_shard_id *id); /* false: something of it is under way */
+/* Requests to a replica that wait for durability, and writes that overtook others. */
+void host_queues(struct ldisk *d, const struct store_shard_id *id, unsigned *ret_waiting, unsigned *ret_early);
 void host_close(struct ldisk *d);
 
 /* server.c */
@@ -500,7 +502,7 @@ void resync_orphan(struct volume *v, const struct cdb_view *view, uint64_t now);
 void resync_end(struct volume *v, const char *state);
 void sealed_read(struct part *p);
 void sealed_tick(struct volume *v);
-char *dump_json(struct asan *a);
+char *dump_json(struct asan *a, const char *volume_id);
 
 /* front.c */
 struct vhost;
