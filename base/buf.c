@@ -94,20 +94,25 @@ char *buf_take(struct buf *b)
     return s;
 }
 
-/* Freed buffers of the usual sizes (powers of two up to 4 MiB) wait here for the next request, POOL_BYTES at most. Left to
- * malloc, buffers that one thread makes and another frees keep every arena at its largest size ever: hundreds of MiB after a
- * burst of large writes. Buffers from 64 KiB on are mappings of their own, so that the rest goes back to the kernel. */
+/* Freed buffers up to 4 MiB wait here for the next of their size, POOL_BYTES at most. Left to malloc, buffers that one thread
+ * makes and another frees keep every arena at its largest size ever: hundreds of MiB after a burst of large writes. Buffers
+ * from 64 KiB on are mappings of their own, so that the rest goes back to the kernel; their sizes are rounded up to four steps
+ * per power of two, so that those of a guest's odd requests (504 KiB) are found again, too: new pages cost more than the data. */
 #define POOL_BYTES (32u << 20)
-#define POOL_CLASSES 11 /* 4 KiB << class */
+#define POOL_FROM ((size_t)64 << 10)
+#define POOL_SMALL 15   /* classes below 64 KiB: one per 4 KiB */
+#define POOL_CLASSES (POOL_SMALL + 25) /* 64, 80, 96, 112, 128, 160 KiB ... 4 MiB */
 #ifdef __has_feature /* how clang says it */
 #if __has_feature(address_sanitizer)
 #define __SANITIZE_ADDRESS__ 1
 #endif
 #endif
 #ifdef __SANITIZE_ADDRESS__
-#define MAP_FROM SIZE_MAX /* overruns must be seen */
+#define MAP_FROM SIZE_MAX /* overruns must be seen, and use after free */
+#define POOL_MAX ((size_t)0)
 #else
-#define MAP_FROM ((size_t)64 << 10)
+#define MAP_FROM POOL_FROM
+#define POOL_MAX ((size_t)4 << 20)
 #endif
 
 static struct {
@@ -116,15 +121,24 @@ static struct {
     struct iobuf *free[POOL_CLASSES]; /* linked through their data */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+static int log2_of(size_t n) { return 63 - __builtin_clzll(n); }
+
+static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+
+static size_t pool_cap(size_t bytes)
+{
+    size_t cap = bytes ? round_up(bytes, IOBUF_ALIGN) : IOBUF_ALIGN;
+    return cap > MAP_FROM && cap <= POOL_MAX ? round_up(cap, (size_t)1 << (log2_of(cap) - 2)) : cap;
+}
+
 static int pool_class(size_t cap)
 {
-#ifdef __SANITIZE_ADDRESS__
-    (void)cap; /* use after free must be seen */
-#else
-    if ((cap & (cap - 1)) == 0 && cap >> 12 <= 1u << (POOL_CLASSES - 1))
-        return __builtin_ctzll(cap) - 12;
-#endif
-    return -1;
+    if (cap > POOL_MAX)
+        return -1;
+    if (cap < POOL_FROM)
+        return (int)(cap / IOBUF_ALIGN) - 1;
+    int log = log2_of(cap);
+    return POOL_SMALL + (log - log2_of(POOL_FROM)) * 4 + (int)(cap >> (log - 2) & 3);
 }
 
 static struct iobuf *pool_get(size_t cap)
@@ -162,7 +176,7 @@ static bool pool_put(struct iobuf *b)
 struct iobuf *iobuf_new(size_t bytes)
 {
     assert(bytes <= SIZE_MAX - IOBUF_ALIGN);
-    size_t cap = bytes ? (bytes + IOBUF_ALIGN - 1) / IOBUF_ALIGN * IOBUF_ALIGN : IOBUF_ALIGN;
+    size_t cap = pool_cap(bytes);
     struct iobuf *b = pool_get(cap);
     if (b) {
         b->refs = 1;

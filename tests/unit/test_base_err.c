@@ -79,6 +79,15 @@ static void aligned(void **s)
     again->data[0] = 2; /* still there */
     iobuf_unref(again);
     iobuf_unref(NULL);
+    for (int round = 0; round < 2; round++) { /* the second time from the pool, where there is one */
+        for (size_t bytes = 1; bytes < (size_t)6 << 20; bytes += bytes / 7 + 1) {
+            b = iobuf_new(bytes);
+            assert_in_range(b->cap, bytes, bytes + bytes / 4 + IOBUF_ALIGN);
+            assert_int_equal((uintptr_t)b->data % IOBUF_ALIGN, 0);
+            memset(b->data, 1, b->cap);
+            iobuf_unref(b);
+        }
+    }
 }
 
 static void checksum(void **s)
