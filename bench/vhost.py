@@ -3,7 +3,7 @@
 disk, both in one QEMU guest, by turns. Equal promise: the export flushes before it completes a write (writethrough), as
 every completed write of a volume is durable.
 
-    bench/vhost.py --build build/dev [--seconds 3] [--rounds 3] [--size-mib 512] [--dir DIR] [--iothread]"""
+    bench/vhost.py --build build/dev [--seconds 3] [--rounds 3] [--size-mib 512] [--dir DIR] [--iothread] [--jobs TEXT]"""
 
 import argparse
 import os
@@ -68,11 +68,11 @@ def qemu(args, work, procs):
     initrd(work + "/root", os.path.join(args.build, "storage/asan/bench-guest"), guest + "/initrd", work + "/initrd")
     disks = []
     for d in "ab":
-        disks += ["-chardev", f"socket,id=c{d},path={work}/{d}.sock", "-device", f"vhost-user-blk-pci,chardev=c{d},num-queues=1"]
+        disks += ["-chardev", f"socket,id=c{d},path={work}/{d}.sock", "-device", f"vhost-user-blk-pci,chardev=c{d},num-queues=1,queue-size=512"]  # as in compute/qemu/args.c
     q = subprocess.Popen(["qemu-system-x86_64", "-M", "q35,accel=tcg", "-cpu", "qemu64", "-smp", "1", "-m", MEM, "-nodefaults", "-display", "none",
                           "-no-reboot", "-object", f"memory-backend-memfd,id=mem,share=on,size={MEM}", "-numa", "node,memdev=mem",
                           "-kernel", guest + "/kernel", "-initrd", work + "/initrd", "-append",
-                          f"console=ttyS0 quiet panic=1 bench.seconds={args.seconds} bench.rounds={args.rounds}",
+                          f"console=ttyS0 quiet panic=1 bench.seconds={args.seconds} bench.rounds={args.rounds}" + (f" bench.jobs={args.jobs}" if args.jobs else ""),
                           "-serial", f"file:{work}/console", *disks])
     procs.append(q)
     return q
@@ -94,6 +94,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--size-mib", type=int, default=512)
     p.add_argument("--iothread", action="store_true", help="give qemu-storage-daemon's export a thread of its own")
+    p.add_argument("--jobs", default="", help="only those with this in their name")
     args = p.parse_args()
     work = tempfile.mkdtemp(prefix="vhost-bench-", dir=args.dir or args.build)
     procs = []

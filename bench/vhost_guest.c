@@ -1,6 +1,6 @@
 /* init of the guest in bench/vhost.py: reads and writes /dev/vda and /dev/vdb by turns with Linux AIO, O_DIRECT.
  *
- * Kernel command line: bench.seconds=N bench.rounds=N. Prints "BENCH DISK JOB IOPS P50_US P99_US" per measurement. */
+ * Kernel command line: bench.seconds=N bench.rounds=N bench.jobs=TEXT (those with TEXT in their name). Prints "BENCH DISK JOB IOPS P50_US P99_US" per measurement. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -33,6 +33,7 @@ static const struct job {
 };
 
 static unsigned seconds = 3, rounds = 3;
+static char only[32]; /* "": all */
 static uint32_t samples[SAMPLES_MAX];
 static uint64_t rng = 88172645463325252ull;
 
@@ -130,8 +131,8 @@ static void read_cmdline(void)
     if (read(fd, text, sizeof text - 1) < 0)
         return;
     for (char *p = strtok(text, " \n"); p; p = strtok(NULL, " \n"))
-        if (sscanf(p, "bench.seconds=%u", &seconds) != 1)
-            (void)sscanf(p, "bench.rounds=%u", &rounds);
+        if (sscanf(p, "bench.seconds=%u", &seconds) != 1 && sscanf(p, "bench.rounds=%u", &rounds) != 1)
+            (void)sscanf(p, "bench.jobs=%31s", only);
 }
 
 int main(void)
@@ -167,7 +168,7 @@ int main(void)
     printf("BENCH filled\n");
     for (unsigned r = 0; r < rounds; r++)
         for (unsigned j = 0; j < sizeof jobs / sizeof jobs[0]; j++)
-            for (int k = 0; k < 2; k++)
+            for (int k = 0; k < 2 && strstr(jobs[j].name, only); k++)
                 measure(disk[k], fd[k], bytes[k], &jobs[j], buf);
     printf("BENCH done\n");
     reboot(RB_POWER_OFF);

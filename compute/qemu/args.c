@@ -115,7 +115,7 @@ static void add_disks(struct qemu_args *a, const struct machine_spec *s)
         add(a, "-chardev");
         add(a, "socket,id=disk%d,path=%s,reconnect=1", d->slot, path); /* the daemon serves it and may restart */
         add(a, "-device");
-        add(a, "vhost-user-blk-pci,id=vd%d,chardev=disk%d,num-queues=%d,addr=%#x%s", d->slot, d->slot, queues,
+        add(a, "vhost-user-blk-pci,id=vd%d,chardev=disk%d,num-queues=%d,queue-size=512,addr=%#x%s", d->slot, d->slot, queues,
             PCI_DISK + d->slot, d->slot == boot_slot(s) ? ",bootindex=0" : "");
         free(path);
     }

@@ -86,7 +86,7 @@ class Qemu:
                 "-append", "console=ttyS0 quiet panic=1 front.seconds=%d front.threads=4" % seconds,
                 "-serial", "file:" + self.console, "-qmp", "unix:%s,server=on,wait=off" % qmp,
                 "-chardev", "socket,id=d0,reconnect=1,path=" + server.sock,
-                "-device", "vhost-user-blk-pci,chardev=d0,num-queues=2"]
+                "-device", "vhost-user-blk-pci,chardev=d0,num-queues=2,queue-size=512"]
         self.p = t.spawn(args + (["-incoming", "defer"] if incoming else []))
         self.qmp = socket.socket(socket.AF_UNIX)
         self.qmp.settimeout(60)

@@ -59,7 +59,7 @@ static void test_args(void **state)
         expect(line, kvm ? "size=524288K,share=on" : "size=524296K,share=on", true);
         expect(line, "-kernel /k/vmlinuz -initrd /k/initrd -append console=ttyS0", !disk_boot);
         expect(line, "tsc_early_khz=2500000", micro && !kvm);
-        expect(line, "vhost-user-blk-pci,id=vd0,chardev=disk0,num-queues=2,addr=0x8", true);
+        expect(line, "vhost-user-blk-pci,id=vd0,chardev=disk0,num-queues=2,queue-size=512,addr=0x8", true);
         expect(line, "addr=0x8,bootindex=0", disk_boot);
         expect(line, "addr=0x9,bootindex", false);
         expect(line, "path=/run/cohort/vm/x/disk1.sock,reconnect=1", true);

@@ -19,8 +19,10 @@
 
 #define VQ_NUM_MAX 1024u   /* most descriptors of a queue */
 #define VQ_CHAIN_MAX 1024u /* most descriptors of a request, indirect ones counted */
-#define VQ_SEG_MAX 126u    /* data segments we tell the guest to use at most */
-#define VQ_IOV_MAX 144     /* elements we can take: a segment that crosses two memory regions needs two */
+/* Data segments we tell the guest to use at most: so many that a request of 1 MiB in single pages comes whole, and fits whole
+ * extents. A chain must not be longer than its queue, so machines get queues of this and two more (compute/qemu/args.c). */
+#define VQ_SEG_MAX 510u
+#define VQ_IOV_MAX 528     /* elements we can take: a segment that crosses two memory regions needs two */
 
 struct vq_inflight_desc { /* wire format of the document's DescStateSplit */
     uint8_t inflight, pad[5];
