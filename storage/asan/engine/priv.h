@@ -192,6 +192,8 @@ struct vreq { /* one vol_req on its way */
     uint64_t begun_ns;
     bool cut;                    /* every part has been made */
     struct iobuf *data;          /* the bytes of a write */
+    uint32_t crc;                /* of all of them, if `summed` */
+    bool summed;
     struct later later;
     TAILQ_ENTRY(vreq) entry;
 };

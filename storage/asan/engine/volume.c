@@ -9,6 +9,7 @@
 #include "base/obj.h"
 #include "storage/asan/engine/priv.h"
 
+#define READ_UNIT (256u << 10) /* of a large read: an extent; fits the processor's cache */
 #define CUT_PARTS 32u /* of one request on their way at a time */
 
 static bool is_write(const struct vol_req *r)
@@ -16,7 +17,8 @@ static bool is_write(const struct vol_req *r)
     return r->op == VOL_WRITE || r->op == VOL_ZERO || r->op == VOL_DISCARD;
 }
 
-static void copy_bytes(const struct vol_req *r, size_t pos, uint8_t *data, size_t len, bool to_iov)
+/* Into the memory of a read, from byte `pos` of the request; `data` NULL: zeroes. */
+static void copy_out(const struct vol_req *r, size_t pos, const uint8_t *data, size_t len)
 {
     for (int i = 0; i < r->iovcnt && len; i++) {
         size_t have = r->iov[i].iov_len;
@@ -26,9 +28,7 @@ static void copy_bytes(const struct vol_req *r, size_t pos, uint8_t *data, size_
         }
         size_t n = have - pos < len ? have - pos : len;
         uint8_t *at = (uint8_t *)r->iov[i].iov_base + pos;
-        if (!to_iov)
-            memcpy(data, at, n);
-        else if (data)
+        if (data)
             memcpy(at, data, n);
         else
             memset(at, 0, n);
@@ -37,6 +37,20 @@ static void copy_bytes(const struct vol_req *r, size_t pos, uint8_t *data, size_
         len -= n;
         pos = 0;
     }
+}
+
+/* The bytes of a write, summed piece by piece while they are in the processor's cache. */
+static uint32_t copy_and_sum(const struct vol_req *r, uint8_t *data)
+{
+    const size_t step = 16384;
+    uint32_t crc = 0;
+    for (int i = 0; i < r->iovcnt; i++)
+        for (size_t pos = 0, n; pos < r->iov[i].iov_len; pos += n, data += n) {
+            n = r->iov[i].iov_len - pos < step ? r->iov[i].iov_len - pos : step;
+            memcpy(data, (const uint8_t *)r->iov[i].iov_base + pos, n);
+            crc = crc32c(crc, data, n);
+        }
+    return crc;
 }
 
 /* ---- the end of a request ---- */
@@ -102,7 +116,7 @@ void volume_part_done(struct part *p, int status)
         if (!status && q->r->take && p->op.data && p->op.data_off == 0 && p->op.length == q->r->length)
             q->r->data = iobuf_ref(p->op.data);
         else if (!status)
-            copy_bytes(q->r, p->data_pos / unit, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length / unit, true);
+            copy_out(q->r, p->data_pos / unit, p->op.data ? p->op.data->data + p->op.data_off : NULL, p->op.length / unit);
         iobuf_unref(p->op.data);
     }
     if (p->v->held)
@@ -143,11 +157,18 @@ void volume_part_send(struct part *p)
     }
 }
 
+/* A large read into memory of others is cut finer: the first bytes are checked and copied while the device reads the next. */
+static bool reads_piecewise(const struct vol_req *r)
+{
+    return r->op == VOL_READ && !r->take && r->length > READ_UNIT;
+}
+
 static struct part *next_part(struct vreq *q)
 {
     struct volume *v = q->v;
     uint64_t at = q->r->offset + q->cursor, left = q->r->length - q->cursor;
-    uint64_t in_shard = at % v->shard_bytes, border = OWNER_OP_BORDER - in_shard % OWNER_OP_BORDER;
+    uint64_t in_shard = at % v->shard_bytes, unit = reads_piecewise(q->r) ? READ_UNIT : OWNER_OP_BORDER;
+    uint64_t border = unit - in_shard % unit;
     struct part *p = OBJ_NEW(struct part);
     p->req = q;
     p->v = v;
@@ -162,7 +183,7 @@ static struct part *next_part(struct vreq *q)
     if (q->data) {
         p->op.data = q->data;
         p->op.data_off = q->cursor;
-        p->op.crc = crc32c(0, q->data->data + q->cursor, p->op.length);
+        p->op.crc = q->summed && p->op.length == q->r->length ? q->crc : crc32c(0, q->data->data + q->cursor, p->op.length);
     }
     q->cursor += p->op.length;
     q->left++;
@@ -315,7 +336,8 @@ static void submit(struct vol *vol, struct vol_req *r)
         q->data = iobuf_ref(r->data);
     } else if (r->op == VOL_WRITE) {
         q->data = iobuf_new(r->length);
-        copy_bytes(r, 0, q->data->data, r->length, false);
+        q->crc = copy_and_sum(r, q->data->data);
+        q->summed = !v->crypt; /* else other bytes go to the replicas */
     }
     v->n_waiting++;
     start_waiting(v);

@@ -45,6 +45,7 @@ struct piece { /* one device read */
     struct part *parts;           /* not NULL: from the cache */
     uint32_t n_parts;
     bool cache_failed;
+    bool good;                    /* every block was checked as it came */
     bool in_dst;                  /* iov is in the caller's buffer: nothing to copy */
     struct iobuf *buf;            /* else it is here */
 };
@@ -143,6 +144,13 @@ static void keep(const struct read *r, const struct piece *p, const struct ext *
     }
 }
 
+/* Is the piece's block `i` what was planned, or not asked for? */
+static bool block_matches(const struct piece *p, uint32_t i)
+{
+    uint32_t b = p->first + i;
+    return !(p->used >> b & 1) || crc32c(0, (const uint8_t *)p->iov.iov_base + (size_t)i * FMT_BLOCK, FMT_BLOCK) == p->crc[b];
+}
+
 /* 0, an error, or 1: raced with destage, or the cache was wrong. */
 static int check_extent(struct read *r, struct piece *p, struct err *e)
 {
@@ -153,9 +161,9 @@ static int check_extent(struct read *r, struct piece *p, struct err *e)
     }
     const struct shard *sh = shard_find(&r->s->index, &r->id);
     const struct ext *t = sh ? ext_find(&r->s->index, sh, p->index) : NULL;
-    for (uint32_t i = 0; i < p->count; i++) {
+    for (uint32_t i = 0; i < p->count && !p->good; i++) {
         uint32_t b = p->first + i;
-        if (!(p->used >> b & 1) || crc32c(0, (uint8_t *)p->iov.iov_base + i * FMT_BLOCK, FMT_BLOCK) == p->crc[b])
+        if (block_matches(p, i))
             continue;
         if (p->parts) {
             r->no_cache = true;
@@ -210,9 +218,14 @@ static void all_read(struct read *r)
 
 static void piece_done(struct dev_io *io, int status)
 {
-    struct read *r = container_of(io, struct piece, io)->read;
+    struct piece *p = container_of(io, struct piece, io);
+    struct read *r = p->read;
     if (status < 0 && r->status == 0)
         r->status = status;
+    /* Checked while the device reads the others; what does not match is judged when all are there. */
+    p->good = status == 0 && !p->rec;
+    for (uint32_t i = 0; i < p->count && p->good; i++)
+        p->good = block_matches(p, i);
     if (--r->left == 0)
         all_read(r);
 }
