@@ -154,8 +154,16 @@ def rebuild(lab, node, args):
         raise
     start = time.monotonic()
     load = fio(lab, node, 3600)
-    for n in [*names, "guest"]:
-        lab.wait_healthy(n, 1500)
+    seen = []
+
+    def whole_again():
+        done = (copied(lab, victim) - before) / MIB
+        seen.append(f"{time.monotonic() - start:.0f} s: {done:.0f} MiB, limit {lab.metric(node, 'cohort_asan_resync_limit_bytes') / MIB:.0f} MiB/s, "
+                    f"p99 {lab.metric(node, 'cohort_asan_guest_p99_us') / 1000:.1f} ms")
+        return all(lab.api("GET", f"/volumes/{n}")["health"] == "healthy" for n in [*names, "guest"])
+    wait_for(whole_again, 1500, "all volumes to be healthy", 1)
+    for line in seen:
+        note(line)
     whole = time.monotonic() - start
     lab.exec(node, "pkill", "-INT", "-x", "fio")  # of this node: its process namespace ends there
     busy_iops, busy_p99 = figures(load, 60)

@@ -6,6 +6,7 @@
 #include "ha/repair.h"
 
 #define N(a) (sizeof(a) / sizeof *(a))
+#define STEPS_SHOWN 64
 
 void rest_disk_list(struct rest_req *rq)
 {
@@ -107,14 +108,14 @@ static json_t *copying(const struct cdb_view *v)
 /* The next steps, from this node's view: what would happen if the coordinator looked now; and what is under way. */
 void rest_repair_get(struct rest_req *rq)
 {
-    struct repair_step step[REPAIR_STEPS_MAX];
+    struct repair_step step[STEPS_SHOWN];
     struct repair_conf conf;
     const struct cdb_view *v = rest_view(rq);
     int no_place, no_copy;
     if (!v)
         return;
     repair_conf_of(v, clock_wall_ms(), &conf);
-    int n = repair_plan(v, &conf, step, REPAIR_STEPS_MAX);
+    int n = repair_plan(v, &conf, step, STEPS_SHOWN);
     repair_stuck(v, &conf, &no_place, &no_copy);
     json_t *steps = json_array();
     for (int i = 0; i < n; i++) {

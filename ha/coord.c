@@ -11,6 +11,7 @@ void coord_init(struct coord *c, const struct coord_conf *conf)
     assert(conf->margin_ms > conf->hear_ms);
     memset(c, 0, sizeof *c);
     c->conf = *conf;
+    c->repair_steps = REPAIR_STEPS_MAX;
 }
 
 int64_t coord_lease_ms(const struct cdb_view *v)
@@ -104,7 +105,7 @@ static void act(struct out *o, enum coord_action_kind kind, const char *subject,
     if (o->n == o->max || c->n_pending == COORD_ACTIONS_MAX || pending(c, kind, subject))
         return;
     struct coord_action *a = &o->a[o->n++];
-    *a = (struct coord_action){.kind = kind, .term = c->term};
+    *a = (struct coord_action){.kind = kind, .term = c->term, .steps = c->repair_steps};
     snprintf(a->subject, sizeof a->subject, "%s", subject);
     snprintf(a->to, sizeof a->to, "%s", to ? to : "");
     c->pending[c->n_pending++] = *a;
@@ -117,8 +118,12 @@ void coord_done(struct coord *c, uint64_t now_ms, const struct coord_action *a, 
             c->pending[i] = c->pending[--c->n_pending];
             break;
         }
-    if (a->kind == COORD_REPAIR && !status)
+    if (a->kind == COORD_REPAIR && !status) {
         c->repair_ms = 0; /* there may be more */
+        c->repair_steps = c->repair_steps * 2 < REPAIR_STEPS_MAX ? c->repair_steps * 2 : REPAIR_STEPS_MAX;
+    } else if (a->kind == COORD_REPAIR && status == E_CONFLICT) {
+        c->repair_steps = c->repair_steps / 4 > REPAIR_STEPS_MIN ? c->repair_steps / 4 : REPAIR_STEPS_MIN;
+    }
     if (a->kind != COORD_TAKE_OFFICE || c->state != COORD_TAKING)
         return;
     if (status) {

@@ -52,6 +52,7 @@ struct coord_action {
     char subject[ID_LEN + 1]; /* node or machine id */
     char to[ID_LEN + 1];
     int64_t term;             /* that must still be in force; for TAKE_OFFICE the one before ours */
+    int steps;                /* REPAIR: at most so many */
 };
 
 struct coord_peer {
@@ -72,6 +73,8 @@ struct coord {
     uint64_t evacuate_ms;      /* next guest away from a node in maintenance */
     char evacuated[ID_LEN + 1]; /* the last one that was asked to go: one that could not go is not tried again and again */
     uint64_t repair_ms;        /* next look at the copies */
+    int repair_steps;          /* in the next transaction: a quarter after one that was refused (any of the rows may have changed), twice
+                                * as many after one that was not */
     int n_pending;             /* actions handed out whose result is not known */
     struct coord_action pending[COORD_ACTIONS_MAX];
 };

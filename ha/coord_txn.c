@@ -150,7 +150,8 @@ static struct cdb_txn *repair(const struct cdb_view *v, const struct coord_actio
     struct repair_conf conf;
     struct buf text;
     repair_conf_of(v, wall_ms, &conf);
-    int n = repair_plan(v, &conf, step, REPAIR_STEPS_MAX);
+    assert(a->steps > 0 && a->steps <= REPAIR_STEPS_MAX);
+    int n = repair_plan(v, &conf, step, a->steps);
     if (!n)
         return NULL;
     struct cdb_txn *t = begin(a);

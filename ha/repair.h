@@ -24,7 +24,8 @@
 #include "cluster/cdb.h"
 
 #define REPAIR_ABSENT_MS 600000 /* a node that is gone this long is not waited for; Cluster.settings repair_absent_s */
-#define REPAIR_STEPS_MAX 64     /* in one transaction */
+#define REPAIR_STEPS_MAX 512    /* in one transaction; the coordinator makes fewer at a time while owners change the same rows */
+#define REPAIR_STEPS_MIN 16
 #define REPAIR_MOVES_MAX 8      /* shards with one copy too many at a time */
 #define REPAIR_BALANCE_PERCENT 20
 

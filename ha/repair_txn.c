@@ -13,6 +13,17 @@ static void spare_in(struct cdb_txn *t, const struct repair_step *s)
     cdb_txn_set_str(t, CDB_T_DISK, s->remove, CDB_DISK_replaced_by, s->add->id);
 }
 
+/* Many of a plan's copies go to few disks: what is required of those is said once. */
+static void require_usable(struct cdb_txn *t, const struct repair_step *s, int i)
+{
+    const struct cdb_disk *to = s[i].add;
+    for (int k = 0; k < i; k++)
+        if (s[k].add == to && s[k].why != REPAIR_SPARE)
+            return;
+    cdb_txn_require_str(t, CDB_T_DISK, to->id, CDB_DISK_state, "up");
+    cdb_txn_require_str(t, CDB_T_NODE, to->node, CDB_NODE_state, "up");
+}
+
 static void change_copies(const struct cdb_view *v, struct cdb_txn *t, const struct repair_step *s)
 {
     const struct cdb_shard *row = s->shard;
@@ -29,11 +40,8 @@ static void change_copies(const struct cdb_view *v, struct cdb_txn *t, const str
             k[in_sync.n] = row->in_sync.k[i];
             val[in_sync.n++] = row->in_sync.v[i];
         }
-    if (s->add) {
+    if (s->add)
         replicas[n++] = s->add->id;
-        cdb_txn_require_str(t, CDB_T_DISK, s->add->id, CDB_DISK_state, "up");
-        cdb_txn_require_str(t, CDB_T_NODE, s->add->node, CDB_NODE_state, "up");
-    }
     cdb_txn_require_int(t, CDB_T_SHARD, row->id, CDB_SHARD_generation, row->generation);
     cdb_txn_set_int(t, CDB_T_SHARD, row->id, CDB_SHARD_generation, row->generation + 1);
     cdb_txn_set_strs(t, CDB_T_SHARD, row->id, CDB_SHARD_replicas, n, replicas);
@@ -56,11 +64,15 @@ static void change_copies(const struct cdb_view *v, struct cdb_txn *t, const str
 
 void repair_txn(const struct cdb_view *v, struct cdb_txn *t, const struct repair_step *s, int n)
 {
-    for (int i = 0; i < n; i++)
-        if (s[i].why == REPAIR_SPARE)
+    for (int i = 0; i < n; i++) {
+        if (s[i].why == REPAIR_SPARE) {
             spare_in(t, &s[i]);
-        else
-            change_copies(v, t, &s[i]);
+            continue;
+        }
+        if (s[i].add)
+            require_usable(t, s, i);
+        change_copies(v, t, &s[i]);
+    }
 }
 
 static void disk_name(const struct cdb_view *v, const char *disk, struct buf *out)

@@ -11,6 +11,8 @@
 #define FEW 4u /* chunks */
 
 METRIC_COUNTER(m_copied, "cohort_asan_resync_bytes_total", "Bytes copied to replicas to bring them up to date");
+METRIC_GAUGE(m_rate, "cohort_asan_resync_limit_bytes", "Bytes per second that replicas may be brought up to date with, as guests' latency allows");
+METRIC_GAUGE(m_p99, "cohort_asan_guest_p99_us", "Guests' 99th percentile of read and write latency that the limit was judged by, 0 if they ask for little");
 
 /* Does a replica here hold records above its commit mark although nobody owns the volume? Its owner died; the records
  * stay in the journal, and the journal cannot move on, until someone has reconciled them. */
@@ -204,6 +206,8 @@ void resync_tick(struct asan *a)
     struct htab_node *node;
     uint64_t now = now_ms();
     uint32_t chunks = pace_tick(&a->pace, now, view ? target_us(view) : PACE_P99_US, STORE_CHUNK), each;
+    metric_set(&m_rate, (int64_t)a->pace.rate);
+    metric_set(&m_p99, (int64_t)a->pace.p99_us);
     HTAB_FOR_EACH (node, &a->volumes) {
         struct volume *v = container_of(node, struct volume, node);
         if (!v->open || (!v->maintain && !v->task && !v->joining))
