@@ -10,9 +10,9 @@
 #define UNIT (64u << 10)
 #define TICK_MS 50
 
-static uint64_t now, worst_us;
+static uint64_t now, worst_us, disk_rate = UINT64_MAX; /* disk_rate: what the disks can do, bytes/s */
 
-/* Bytes given out in `ms` while guests see `latency_us` (0: no guest), `per_tick` requests each tick. */
+/* Bytes copied in `ms` while guests see `latency_us` (0: no guest), `per_tick` requests each tick. */
 static uint64_t run(struct pace *p, uint64_t ms, uint64_t latency_us, int per_tick)
 {
     uint64_t bytes = 0;
@@ -20,7 +20,10 @@ static uint64_t run(struct pace *p, uint64_t ms, uint64_t latency_us, int per_ti
         for (int i = 0; latency_us && i < per_tick; i++)
             pace_sample(p, latency_us);
         now += TICK_MS;
-        bytes += (uint64_t)pace_tick(p, now, PACE_P99_US, UNIT) * UNIT;
+        uint64_t n = (uint64_t)pace_tick(p, now, PACE_P99_US, UNIT) * UNIT;
+        n = n < disk_rate / 1000 * TICK_MS ? n : disk_rate / 1000 * TICK_MS;
+        pace_used(p, n);
+        bytes += n;
     }
     return bytes;
 }
@@ -83,6 +86,23 @@ static void test_idle_is_unlimited(void **state)
     assert_int_equal(p.rate, PACE_MAX);
 }
 
+/* What the disks do not reach is no limit to come down from when a guest begins. */
+static void test_unused_is_not_kept(void **state)
+{
+    struct pace p;
+    (void)state;
+    pace_init(&p, now);
+    disk_rate = 200ull << 20;
+    run(&p, 10000, 0, 0);
+    assert_in_range(p.rate, disk_rate, 3 * disk_rate);
+    run(&p, 2 * PACE_WINDOW_MS + TICK_MS, 3 * PACE_P99_US, 100);
+    assert_in_range(p.rate, PACE_FLOOR, disk_rate * 3 / 4);
+    disk_rate = 0; /* nothing to copy */
+    run(&p, 10000, 0, 0);
+    disk_rate = UINT64_MAX;
+    assert_in_range(p.rate, PACE_START, 2 * PACE_START);
+}
+
 static void test_recovers(void **state)
 {
     struct pace p;
@@ -131,7 +151,8 @@ static void test_no_burst_after_a_stall(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_floor), cmocka_unit_test(test_slow_anyway), cmocka_unit_test(test_idle_is_unlimited), cmocka_unit_test(test_recovers),
+        cmocka_unit_test(test_floor), cmocka_unit_test(test_slow_anyway), cmocka_unit_test(test_idle_is_unlimited), cmocka_unit_test(test_unused_is_not_kept),
+        cmocka_unit_test(test_recovers),
         cmocka_unit_test(test_holds), cmocka_unit_test(test_p99_is_p99), cmocka_unit_test(test_no_burst_after_a_stall),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

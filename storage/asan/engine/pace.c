@@ -28,6 +28,11 @@ void pace_sample(struct pace *p, uint64_t latency_us)
     p->bucket[bucket_of(latency_us)]++;
 }
 
+void pace_used(struct pace *p, uint64_t bytes)
+{
+    p->used += bytes;
+}
+
 static uint64_t p99(const struct pace *p)
 {
     uint32_t above = p->n / 100, seen = 0;
@@ -51,8 +56,19 @@ static void learn(struct pace *p, uint64_t now_ms)
     p->floor_sum_us = 0;
 }
 
+static void forget_unused(struct pace *p, uint64_t ms)
+{
+    uint64_t most = p->used * 1000 / ms * 3 / 2;
+    if (most < PACE_START)
+        most = PACE_START;
+    if (p->rate > most)
+        p->rate = most;
+    p->used = 0;
+}
+
 static void judge(struct pace *p, uint64_t now_ms, uint64_t target_us)
 {
+    forget_unused(p, now_ms - p->window_ms);
     p->p99_us = p->n >= PACE_ENOUGH ? p99(p) : 0;
     if (p->own_us && (p->p99_us < target_us / 2 || now_ms - p->own_ms >= PACE_FORGET_MS))
         p->own_us = 0;

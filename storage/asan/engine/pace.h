@@ -2,6 +2,8 @@
  * it slows down while they suffer and speeds up while they do not, and never goes below a floor: a rebuild always ends, and a
  * shard that is one copy short must not stay so because its guest is busy.
  *
+ * A limit that the disks do not reach is not kept: a guest that begins to ask would wait for it to be halved again and again.
+ *
  * Guests may be slow for reasons of their own (a busy machine, slow disks). So what they see while copying goes at the floor is
  * learned, and copying may make them half as slow again as that; after a while that is forgotten and learned anew. */
 #ifndef COHORT_STORAGE_ENGINE_PACE_H
@@ -24,6 +26,7 @@ struct pace {
     uint64_t rate;                 /* bytes/s */
     uint64_t window_ms, tick_ms;   /* begin of this window; last tick */
     uint64_t carry;                /* bytes x 1000 not given out for being less than a unit */
+    uint64_t used;                 /* bytes copied in this window */
     uint64_t p99_us;               /* of the last window that had enough requests, 0 = none */
     uint64_t own_us, own_ms;       /* the guests' p99 at the floor, 0 = not known, or far below the target; since when */
     uint64_t floor_sum_us;         /* of `floor_windows` windows in a row */
@@ -33,6 +36,7 @@ struct pace {
 
 void pace_init(struct pace *p, uint64_t now_ms);
 void pace_sample(struct pace *p, uint64_t latency_us);
+void pace_used(struct pace *p, uint64_t bytes); /* they were copied */
 /* Units of `unit` bytes that may be copied until the next call (every 50 ms or so). `target_us`: the p99 that is too much. */
 uint32_t pace_tick(struct pace *p, uint64_t now_ms, uint64_t target_us, uint32_t unit);
 

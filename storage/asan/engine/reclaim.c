@@ -208,6 +208,7 @@ static bool take_window(struct reclaim *r, struct volume *x)
             return false;
         r->taking++;
         r->credit--;
+        pace_used(&r->a->pace, STORE_CHUNK);
         layer_take(x, (uint32_t)(at / x->shard_bytes), at % x->shard_bytes / STORE_CHUNK);
     }
     return !r->taking;

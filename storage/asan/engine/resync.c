@@ -124,6 +124,7 @@ void resync_count(struct shard *s)
     if (copied == s->copied_seen)
         return;
     metric_add(&m_copied, (int64_t)((copied - s->copied_seen) * STORE_CHUNK));
+    pace_used(&s->v->a->pace, (copied - s->copied_seen) * STORE_CHUNK);
     s->copied_seen = copied;
 }
 
