@@ -371,6 +371,70 @@ static void test_flatten(void **state)
     free(m2);
 }
 
+static const struct cdb_task *flatten_task(void) /* the newest one of the volume */
+{
+    const struct cdb_task *found = NULL;
+    for (size_t i = 0; i < cdb_task_count(view()); i++) {
+        const struct cdb_task *k = cdb_task_at(view(), i);
+        if (!strcmp(k->kind, "flatten") && strstr(k->object, volume) && (!found || k->started_ms > found->started_ms))
+            found = k;
+    }
+    return found;
+}
+
+/* Asks for it and cancels it at once; false: it was over before. */
+static bool flatten_and_cancel(void)
+{
+    char id[ID_LEN + 1];
+    ask_flatten(volume);
+    WAIT_FOR(flatten_task() || !*volume_row(volume)->parent);
+    const struct cdb_task *task = flatten_task();
+    if (!task || strcmp(task->state, "running"))
+        return false;
+    memcpy(id, task->id, sizeof id);
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_bool(t, CDB_T_TASK, id, CDB_TASK_cancel, true);
+    commit(t);
+    WAIT_FOR(strcmp(cdb_task_get(view(), id)->state, "running"));
+    return !strcmp(cdb_task_get(view(), id)->state, "canceled");
+}
+
+/* Canceled: the volume goes on as a clone that shows what it did, and can be asked again. */
+static void test_flatten_canceled(void **state)
+{
+    (void)state;
+    static uint8_t data[MIB];
+    char s1[ID_LEN + 1];
+    bool canceled = false;
+    make_volume(0);
+    for (uint64_t at = 0; at < VOLUME; at += MIB) {
+        memset(data, (int)(at / MIB) + 1, sizeof data);
+        assert_int_equal(io(0, ASAN_WRITE, at, MIB, data), 0);
+        memset(model + at, (int)(at / MIB) + 1, MIB);
+    }
+    uint8_t *m1 = cut(0, "fc", s1);
+    for (int i = 0; i < 5 && !canceled; i++) { /* a cancel that comes too late is no failure, five are */
+        make_volume(0);
+        struct cdb_txn *t = cdb_txn_new();
+        cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_parent, s1);
+        cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_epoch, volume_row(volume)->epoch + 1);
+        commit(t);
+        memcpy(model, m1, VOLUME);
+        write_random(0, 3);
+        canceled = flatten_and_cancel();
+    }
+    assert_true(canceled);
+    assert_false(volume_row(volume)->flatten);
+    assert_string_equal(volume_row(volume)->parent, s1);
+    check_all(0);
+    move_owner(1);
+    check_all(1);
+    ask_flatten(volume);
+    WAIT_FOR(!*volume_row(volume)->parent);
+    check_all(1);
+    free(m1);
+}
+
 /* Two layers that are next to each other are merged by different nodes at once: the chunks of the lower one that come into the upper
  * one late are not lost with it. */
 static void test_merge_both(void **state)
@@ -401,6 +465,7 @@ int main(void)
         cmocka_unit_test(test_encrypted),
         cmocka_unit_test(test_changed),
         cmocka_unit_test(test_flatten),
+        cmocka_unit_test(test_flatten_canceled),
         cmocka_unit_test(test_merge_both),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

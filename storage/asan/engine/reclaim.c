@@ -250,8 +250,9 @@ static void step(struct reclaim *r, const struct cdb_view *view)
         return;
     if (r->flatten)
         report(r, x);
-    if (r->task && task_cancel_asked(r->task) && !r->taking) {
-        give_up_flatten(r);
+    if (r->task && task_cancel_asked(r->task)) {
+        if (!r->taking) /* else the last of them comes here again */
+            give_up_flatten(r);
         return;
     }
     uint64_t size = layer->vol.size_bytes < x->vol.size_bytes ? layer->vol.size_bytes : x->vol.size_bytes;
