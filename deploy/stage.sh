@@ -2,11 +2,10 @@
 #
 #   stage_init NAME          logs go to build/log/NAME-<stage>.log
 #   stage TITLE LOG CMD…     runs CMD with its output in the log; on failure shows the log's end and exits
-#   stage_summary            prints what each stage took
+#   stage_summary            prints what each stage took; also those of a script that was started with STAGE_REPORT=$STAGE_REPORT
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 LOG_DIR=$ROOT/build/log
-STAGE_TIMES=()
 
 need_root() {
 	if [ "$(id -u)" != 0 ]; then
@@ -18,6 +17,10 @@ need_root() {
 stage_init() {
 	STAGE_NAME=$1
 	mkdir -p "$LOG_DIR"
+	if [ -z "${STAGE_REPORT:-}" ]; then
+		STAGE_REPORT=$LOG_DIR/$STAGE_NAME.stages
+		: >"$STAGE_REPORT"
+	fi
 }
 
 # In tenths of a second: enough for people, and bash has no fractions.
@@ -30,6 +33,10 @@ stage_clock() {
 
 stage_seconds() {
 	echo "$(($1 / 10)).$(($1 % 10)) s"
+}
+
+stage_took() {
+	printf '%-46s %10s\n' "$1" "$2" >>"$STAGE_REPORT"
 }
 
 stage() {
@@ -49,7 +56,7 @@ stage() {
 		exit 1
 	fi
 	printf '%s\n' "$took"
-	STAGE_TIMES+=("$(printf '%-46s %10s' "$title" "$took")")
+	stage_took "$title" "$took"
 }
 
 # The same for a command whose output people want to see as it comes.
@@ -63,12 +70,12 @@ stage_shown() {
 	rc=$?
 	set -e
 	took=$(stage_seconds $(($(stage_clock) - start)))
-	STAGE_TIMES+=("$(printf '%-46s %10s' "$title" "$took")")
+	stage_took "$title" "$took"
 	[ $rc = 0 ] || printf '==> %s: FAILED after %s\n' "$title" "$took"
 	return $rc
 }
 
 stage_summary() {
 	printf '\nTime per stage:\n'
-	printf '  %s\n' "${STAGE_TIMES[@]}"
+	sed 's/^/  /' "$STAGE_REPORT"
 }
