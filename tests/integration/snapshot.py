@@ -273,9 +273,9 @@ def backup(lab, node, scratch):
     refused(lab, "exists already", "volume", "import", files["inc3"], "--name", "copy")
     note(f"exported {sizes} bytes; imported step by step; what does not fit, is cut or damaged was refused")
 
-    slowly(lab, node, "export", ["-o", os.path.join(scratch, "slow"), "http://localhost/api/v1/volumes/sa@s1/export"])
+    slowly(lab, node, "export", ["--limit-rate", "512K", "-o", os.path.join(scratch, "slow"), "http://localhost/api/v1/volumes/sa@s1/export"])
     note("a canceled export is cut off, so that nobody takes it for whole")
-    text = slowly(lab, node, "import", ["--fail-with-body", "-T", files["full"], "http://localhost/api/v1/imports?name=slow"])
+    text = slowly(lab, node, "import", ["--limit-rate", "4M", "--fail-with-body", "-T", files["full"], "http://localhost/api/v1/imports?name=slow"])
     check("the import was canceled" in text, f"the client is not told: {text}")
     check(lab.api("GET", "/volumes/slow")["state"] == "importing", "a volume whose import was canceled looks whole")
     wait_for(lambda: lab.api("GET", "/volumes/slow")["owner"] == "", 30, "the volume to be let go")
@@ -284,9 +284,8 @@ def backup(lab, node, scratch):
 
 
 def slowly(lab, node, kind, curl):
-    """Begins an export or import at a rate of 512 KiB/s and cancels its task; what curl said, which must have failed."""
-    job = subprocess.Popen([LAB, "exec", "--id", lab.id, node, "curl", "-sS", "--limit-rate", "512K", "--unix-socket", "/run/cohort/api.sock",
-                            *curl], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """Begins an export or import and cancels its task; what curl said, which must have failed."""
+    job = subprocess.Popen([LAB, "exec", "--id", lab.id, node, "curl", "-sS", "--unix-socket", "/run/cohort/api.sock", *curl], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         task = wait_for(lambda: [t for t in lab.tasks(kind) if t["state"] == "running"], 30, f"the slow {kind} to begin")[0]
         lab.cli("task", "cancel", task["id"])
@@ -295,7 +294,7 @@ def slowly(lab, node, kind, curl):
         if job.poll() is None:
             job.kill()
             job.wait()
-    check(job.returncode != 0, f"an {kind} that was canceled looks whole: {text}")
+    check(job.returncode != 0, f"the {kind} that was canceled looks whole: {text}")
     wait_for(lambda: lab.api("GET", f"/tasks/{task['id']}")["state"] == "canceled", 30, "the task to be canceled")
     return text
 
