@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#include "tests/lib/guest_init.h"
 
 #define DEPTH_MAX 64
 #define SAMPLES_MAX 400000
@@ -111,19 +112,6 @@ static void measure(const char *disk, int fd, uint64_t bytes, const struct job *
     printf("BENCH %s %s %.1f %u %u\n", disk, j->name, (double)done * 1e6 / (double)(end - begin), samples[n / 2], samples[n * 99 / 100]);
 }
 
-static void insert_modules(void)
-{
-    char line[256], path[300];
-    FILE *f = fopen("/lib/modules/order", "r");
-    while (f && fgets(line, sizeof line, f)) {
-        line[strcspn(line, "\n")] = 0;
-        snprintf(path, sizeof path, "/lib/modules/%s", line);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
-            printf("BENCH module %s: %s\n", path, strerror(errno));
-    }
-}
-
 static void read_cmdline(void)
 {
     char text[2048] = {0};
@@ -139,14 +127,10 @@ int main(void)
 {
     static const char *const disk[] = {"vda", "vdb"};
     uint64_t bytes[2] = {0};
-    int fd[2] = {-1, -1};
+    int fd[2];
     char *buf = NULL;
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    mount("proc", "/proc", "proc", 0, NULL);
-    mount("sysfs", "/sys", "sysfs", 0, NULL);
-    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
+    guest_begin("BENCH");
     read_cmdline();
-    insert_modules();
     if (posix_memalign((void **)&buf, 4096, 4 * MIB))
         abort();
     for (size_t i = 0; i < 4 * MIB; i += 8)
@@ -154,11 +138,7 @@ int main(void)
     for (int k = 0; k < 2; k++) {
         char path[16];
         snprintf(path, sizeof path, "/dev/%s", disk[k]);
-        for (int i = 0; i < 500 && fd[k] < 0; i++) { /* the device appears when its probe is through */
-            fd[k] = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
-            if (fd[k] < 0)
-                usleep(10000);
-        }
+        fd[k] = guest_open_disk(path);
         if (fd[k] < 0 || ioctl(fd[k], BLKGETSIZE64, &bytes[k]))
             printf("BENCH ERROR %s: %s\n", path, strerror(errno));
         for (uint64_t at = 0; at < bytes[k]; at += MIB) /* every block is there before anything is measured */

@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "cluster/pki.h"
 #include "storage/asan/engine/asan.h"
+#include "tests/lib/rows.h"
 
 static const char *dir;
 static uv_loop_t loop;
@@ -84,36 +85,6 @@ static void commit(struct cdb_link *link, struct cdb_txn *t)
         uv_run(&loop, UV_RUN_ONCE);
 }
 
-static void put_node(struct cdb_txn *t, int i)
-{
-    const char *address = "127.0.0.1";
-    char name[8];
-    snprintf(name, sizeof name, "n%d", i + 1);
-    cdb_txn_insert(t, CDB_T_NODE, node[i]);
-    cdb_txn_set_str(t, CDB_T_NODE, node[i], CDB_NODE_name, name);
-    cdb_txn_set_strs(t, CDB_T_NODE, node[i], CDB_NODE_addresses, 1, &address);
-    cdb_txn_set_str(t, CDB_T_NODE, node[i], CDB_NODE_state, "up");
-    cdb_txn_insert(t, CDB_T_DISK, disk[i]);
-    cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_node, node[i]);
-    cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_name, "d0");
-    cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_state, "up");
-    cdb_txn_set_int(t, CDB_T_DISK, disk[i], CDB_DISK_size_bytes, INT64_C(1) << 40);
-    cdb_txn_set_int(t, CDB_T_DISK, disk[i], CDB_DISK_incarnation, 1);
-}
-
-static void put_volume(struct cdb_txn *t, int64_t bytes)
-{
-    cdb_txn_insert(t, CDB_T_VOLUME, volume);
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_name, "bench");
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_size_bytes, bytes);
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_shard_bytes, INT64_C(1) << 30);
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_replicas, n_nodes);
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_epoch, 1);
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_owner, node[0]);
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_purpose, "disk");
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_state, "ready");
-}
-
 static void start_engines(struct cdb *db, const char *nbd)
 {
     struct err e;
@@ -140,9 +111,12 @@ static void build(struct cdb *db, int64_t bytes, const char *nbd)
     uv_timer_init(&loop, &beat);
     uv_timer_start(&beat, on_beat, 10, 10);
     struct cdb_txn *t = cdb_txn_new();
-    for (int i = 0; i < n_nodes; i++)
-        put_node(t, i);
-    put_volume(t, bytes);
+    for (int i = 0; i < n_nodes; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "n%d", i + 1);
+        rows_node(t, node[i], name, disk[i]);
+    }
+    rows_volume(t, volume, "bench", bytes, INT64_C(1) << 30, n_nodes, node[0]);
     commit(link, t);
     make_identities();
     start_engines(db, nbd);

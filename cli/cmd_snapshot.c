@@ -25,13 +25,10 @@ static int run_create(struct cli *c)
     for (int i = 0; (more = args_get_n(c, "with", i)); i++)
         json_array_append_new(volumes, json_string(more));
     int rc = cli_call(c, "POST", "/snapshots", json_pack("{s:s, s:o}", "name", given ? given : name, "volumes", volumes), &a);
+    if (rc == EXIT_DONE)
+        rc = wait_answer(c, &a);
     if (rc != EXIT_DONE)
         return rc;
-    rc = wait_task(c, text_of(a.json, "id"), NULL);
-    if (rc != EXIT_DONE) {
-        answer_free(&a);
-        return rc;
-    }
     return cli_finish(c, &a, "snapshot %s@%s taken", c->pos[0], given ? given : name);
 }
 

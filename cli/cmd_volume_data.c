@@ -144,11 +144,11 @@ static char *snapshot_for_export(struct cli *c)
         return xstrdup(c->pos[0]);
     gmtime_r(&now, &tm);
     strftime(name, sizeof name, "export-%Y%m%d-%H%M%S", &tm);
-    if (cli_call(c, "POST", "/snapshots", json_pack("{s:s, s:[s]}", "name", name, "volumes", c->pos[0]), &a) != EXIT_DONE)
+    if (cli_call(c, "POST", "/snapshots", json_pack("{s:s, s:[s]}", "name", name, "volumes", c->pos[0]), &a) != EXIT_DONE ||
+        wait_answer(c, &a) != EXIT_DONE)
         return NULL;
-    int rc = wait_task(c, text_of(a.json, "id"), NULL);
     answer_free(&a);
-    return rc == EXIT_DONE ? xasprintf("%s@%s", c->pos[0], name) : NULL;
+    return xasprintf("%s@%s", c->pos[0], name);
 }
 
 /* Why did the body end too early? The export's task knows. */
@@ -274,13 +274,10 @@ int volume_import(struct cli *c)
     progress_end(&s.p);
     fclose(in);
     free(path);
+    if (rc == EXIT_DONE)
+        rc = wait_answer(c, &a);
     if (rc != EXIT_DONE)
         return rc;
-    rc = wait_task(c, text_of(a.json, "id"), NULL);
-    if (rc != EXIT_DONE) {
-        answer_free(&a);
-        return rc;
-    }
     char *volume = xstrdup(text_of(a.json, "volume")), *snap = xstrdup(text_of(a.json, "snapshot"));
     rc = cli_finish(c, &a, "%s imported into volume %s, which is at %s@%s now", size_format(st.st_size, size), volume, volume, snap);
     free(volume);

@@ -101,3 +101,11 @@ int wait_task(struct cli *c, const char *id, struct answer *ret)
     free(path);
     return rc;
 }
+
+int wait_answer(struct cli *c, struct answer *a)
+{
+    int rc = wait_task(c, text_of(a->json, "id"), NULL);
+    if (rc != EXIT_DONE)
+        answer_free(a);
+    return rc;
+}

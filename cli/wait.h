@@ -19,5 +19,7 @@ int wait_for(struct cli *c, const char *path, wait_judge *judge, void *arg, cons
 int wait_gone(struct cli *c, const char *collection, const char *name);
 /* Until the task ends; progress on a terminal. Failed or cancelled: EXIT_REFUSED with its message. */
 int wait_task(struct cli *c, const char *id, struct answer *ret);
+/* The same for the task that answer `a` names as its "id"; frees `a` unless it ends well. */
+int wait_answer(struct cli *c, struct answer *a);
 
 #endif

@@ -23,6 +23,7 @@
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
+#include "tests/lib/guest_init.h"
 
 #define BLOCK 4096
 #define BATCH_MAX 64 /* blocks of one request: 256 KiB */
@@ -125,19 +126,6 @@ static void *work(void *arg)
     return NULL;
 }
 
-static void insert_modules(void)
-{
-    char line[256], path[300];
-    FILE *f = fopen("/lib/modules/order", "r");
-    while (f && fgets(line, sizeof line, f)) {
-        line[strcspn(line, "\n")] = 0;
-        snprintf(path, sizeof path, "/lib/modules/%s", line);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
-            printf("FRONT module %s: %s\n", path, strerror(errno));
-    }
-}
-
 static void read_cmdline(void)
 {
     char text[2048] = {0};
@@ -170,18 +158,9 @@ static uint64_t run(int fd)
 
 int main(void)
 {
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    mount("proc", "/proc", "proc", 0, NULL);
-    mount("sysfs", "/sys", "sysfs", 0, NULL);
-    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
+    guest_begin("FRONT");
     read_cmdline();
-    insert_modules();
-    int fd = -1;
-    for (int i = 0; i < 500 && fd < 0; i++) { /* the device appears when its probe is through */
-        fd = open(disk_path, O_RDWR | O_DIRECT | O_CLOEXEC);
-        if (fd < 0)
-            usleep(10000);
-    }
+    int fd = guest_open_disk(disk_path);
     uint64_t bytes = 0;
     char serial[64] = {0};
     int sfd = open("/sys/block/vda/serial", O_RDONLY);

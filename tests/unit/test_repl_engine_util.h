@@ -24,6 +24,7 @@
 #include "cluster/pki.h"
 #include "proto/storage.pb-c.h"
 #include "storage/asan/engine/asan.h"
+#include "tests/lib/rows.h"
 
 #pragma GCC diagnostic ignored "-Wunused-function" /* no test needs all of it */
 
@@ -179,20 +180,10 @@ static void remove_tree(const char *p)
 static void make_rows(void)
 {
     struct cdb_txn *t = cdb_txn_new();
-    const char *address = "127.0.0.1";
     for (int i = 0; i < NODES; i++) {
         char name[16];
         snprintf(name, sizeof name, "n%d", i);
-        cdb_txn_insert(t, CDB_T_NODE, node[i]);
-        cdb_txn_set_str(t, CDB_T_NODE, node[i], CDB_NODE_name, name);
-        cdb_txn_set_strs(t, CDB_T_NODE, node[i], CDB_NODE_addresses, 1, &address);
-        cdb_txn_set_str(t, CDB_T_NODE, node[i], CDB_NODE_state, "up");
-        cdb_txn_insert(t, CDB_T_DISK, disk[i]);
-        cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_node, node[i]);
-        cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_name, "d0");
-        cdb_txn_set_str(t, CDB_T_DISK, disk[i], CDB_DISK_state, "up");
-        cdb_txn_set_int(t, CDB_T_DISK, disk[i], CDB_DISK_size_bytes, INT64_C(1) << 40);
-        cdb_txn_set_int(t, CDB_T_DISK, disk[i], CDB_DISK_incarnation, 1);
+        rows_node(t, node[i], name, disk[i]);
     }
     commit(t);
 }
@@ -210,15 +201,7 @@ static void make_volume_with(int owner, const char *volume_key)
 {
     id_new(volume);
     struct cdb_txn *t = cdb_txn_new();
-    cdb_txn_insert(t, CDB_T_VOLUME, volume);
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_name, volume);
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_size_bytes, VOLUME);
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_shard_bytes, SHARD);
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_replicas, 3);
-    cdb_txn_set_int(t, CDB_T_VOLUME, volume, CDB_VOLUME_epoch, 1);
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_owner, owner < 0 ? "" : node[owner]);
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_purpose, "disk");
-    cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_state, "ready");
+    rows_volume(t, volume, volume, VOLUME, SHARD, 3, owner < 0 ? "" : node[owner]);
     if (volume_key)
         cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_key, volume_key);
     commit(t);

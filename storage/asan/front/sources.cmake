@@ -32,6 +32,7 @@ cohort_fuzz(nbd SOURCES ${CMAKE_SOURCE_DIR}/tests/lib/testcert.c LIBS c_front)
 # With real peers: QEMU and a Linux guest, libnbd, fio. The guest's init is a static program.
 add_executable(front-guest ${CMAKE_SOURCE_DIR}/tests/integration/test_front_guest.c)
 target_compile_options(front-guest PRIVATE -Wall -Wextra -Werror -O2)
+target_include_directories(front-guest PRIVATE ${CMAKE_SOURCE_DIR})
 target_link_options(front-guest PRIVATE -static)
 target_link_libraries(front-guest PRIVATE Threads::Threads)
 add_test(NAME integration/front_nbd COMMAND ${CMAKE_SOURCE_DIR}/tests/integration/test_front_nbd.sh $<TARGET_FILE:cohort-front-test>)
