@@ -22,7 +22,7 @@
 
 /* ---- the power ---- */
 
-struct undo { struct undo *next; int fd; bool journal, completed, covered[2]; uint64_t offset, length; uint8_t *old; };
+struct undo { struct undo *next; int fd; bool journal; uint64_t completed, offset, length; uint8_t *old; };
 
 struct power {
     struct dev_hook hook; /* first */
@@ -33,6 +33,7 @@ struct power {
     enum { NO_BUG, NO_EXTENT_SYNC, ACK_EARLY, NO_DIRECT_SYNC } bug;
     pthread_t loop;
     unsigned seed;
+    uint64_t clock;       /* counts completed writes; an undo's `completed` is its own, 0: under way */
     struct undo *undo;    /* newest first */
 };
 
@@ -73,12 +74,12 @@ static void undo_free(struct undo *u)
     free(u);
 }
 
-/* One write is durable, or those that a sync covers: they had completed when it began (one may run on the loop, one in a worker). */
-static void forget(struct power *p, bool on_loop, struct undo *only)
+/* One write is durable, or those of a file that had completed by `until`, when a sync of it began. */
+static void forget(struct power *p, struct undo *only, bool journal, uint64_t until)
 {
     struct undo **at = &p->undo, *u;
     while ((u = *at)) {
-        if (only ? u == only : u->covered[on_loop]) {
+        if (only ? u == only : u->journal == journal && u->completed && u->completed <= until) {
             *at = u->next;
             undo_free(u);
         } else {
@@ -95,23 +96,23 @@ static int on_written(struct dev_hook *h, const struct dev *d, void *token, int 
     if (p->off)
         res = -EIO;
     else if (res == 0 && d->dsync && p->bug != ACK_EARLY)
-        forget(p, false, u);
+        forget(p, u, false, 0);
     else
-        u->completed = true;
+        u->completed = ++p->clock;
     pthread_mutex_unlock(&p->lock);
     return res;
 }
 
-static int on_sync(struct dev_hook *h, const struct dev *d, bool done)
+static int on_sync(struct dev_hook *h, const struct dev *d, bool done, void **ret_token)
 {
     struct power *p = (struct power *)h;
     pthread_mutex_lock(&p->lock);
     int rc = done ? (p->off ? -EIO : 0) : event(p);
     bool on_loop = pthread_equal(pthread_self(), p->loop); /* large writes; destage syncs in a worker */
-    for (struct undo *u = p->undo; u && !done; u = u->next)
-        u->covered[on_loop] = u->journal == d->dsync && u->completed;
-    if (rc == 0 && done && !(p->bug == NO_EXTENT_SYNC && !on_loop && !d->dsync) && !(p->bug == NO_DIRECT_SYNC && on_loop && !d->dsync))
-        forget(p, on_loop, NULL);
+    if (!done)
+        *ret_token = (void *)(uintptr_t)p->clock;
+    else if (rc == 0 && !(p->bug == NO_EXTENT_SYNC && !on_loop && !d->dsync) && !(p->bug == NO_DIRECT_SYNC && on_loop && !d->dsync))
+        forget(p, NULL, d->dsync, (uintptr_t)*ret_token);
     pthread_mutex_unlock(&p->lock);
     return rc;
 }

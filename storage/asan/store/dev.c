@@ -96,11 +96,12 @@ int dev_sync(const struct dev *d)
 {
     if (fault_hit(d->fault_sync))
         return -EIO;
-    int rc = dev_hook ? dev_hook->sync(dev_hook, d, false) : 0;
+    void *token = NULL;
+    int rc = dev_hook ? dev_hook->sync(dev_hook, d, false, &token) : 0;
     if (rc == 0 && fdatasync(d->fd) < 0)
         rc = -errno;
     if (rc == 0 && dev_hook)
-        rc = dev_hook->sync(dev_hook, d, true);
+        rc = dev_hook->sync(dev_hook, d, true, &token);
     return rc;
 }
 
@@ -111,7 +112,7 @@ static void on_done(struct uring_op *op, int res)
     if (op->kind == URING_WRITE && dev_hook)
         status = dev_hook->written(dev_hook, io->dev, io->token, status);
     if (op->kind == URING_SYNC && dev_hook && status == 0)
-        status = dev_hook->sync(dev_hook, io->dev, true);
+        status = dev_hook->sync(dev_hook, io->dev, true, &io->token);
     io->done(io, status);
 }
 
@@ -137,7 +138,8 @@ void dev_submit_sync(const struct dev *d, struct uring *u, struct dev_io *io)
 {
     io->dev = d;
     io->length = 0;
-    io->early = fault_hit(d->fault_sync) ? -EIO : dev_hook ? dev_hook->sync(dev_hook, d, false) : 0;
+    io->token = NULL;
+    io->early = fault_hit(d->fault_sync) ? -EIO : dev_hook ? dev_hook->sync(dev_hook, d, false, &io->token) : 0;
     io->op = (struct uring_op){.done = on_done, .fd = d->fd, .kind = io->early ? URING_NOP : URING_SYNC};
     uring_submit(u, &io->op);
 }

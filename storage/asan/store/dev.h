@@ -23,7 +23,8 @@ struct dev_hook {
     int (*write)(struct dev_hook *h, const struct dev *d, uint64_t offset, uint64_t length, void **ret_token);
     /* After it: returns the result to report instead of `res`. Not called for a write that was refused. */
     int (*written)(struct dev_hook *h, const struct dev *d, void *token, int res);
-    int (*sync)(struct dev_hook *h, const struct dev *d, bool done); /* before (done = false) and after */
+    /* Before (done = false: *ret_token goes to the second call) and after; several may be on their way. */
+    int (*sync)(struct dev_hook *h, const struct dev *d, bool done, void **ret_token);
     int (*meta)(struct dev_hook *h, bool done);                      /* before and after each RocksDB batch */
 };
 extern struct dev_hook *dev_hook; /* NULL outside tests */

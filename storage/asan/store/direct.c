@@ -1,7 +1,10 @@
 /* Large writes past the journal: whole extents go once, to a place of their own on the capacity device; when they are durable
  * there, a record that says where (place, a crc32c per block) goes through the journal like any other.
  *
- *   take places -> write the data -> one fdatasync for all that were written meanwhile -> journal record -> index
+ *   take places -> write the data -> fdatasync -> journal record -> index
+ *
+ * Two syncs may be on their way: what is written while one runs does not wait for its end; what is written while both run shares
+ * the next.
  *
  * Until the record is durable nothing refers to the place: after a power cut it is simply free. From then on replay may need
  * it, so it stays taken until the record is trimmed, even if the extent has moved on (struct placed). Destage has no data to
@@ -16,11 +19,14 @@
 #include <assert.h>
 #include <stdlib.h>
 #include "base/metric.h"
+#include "base/obj.h"
 #include "storage/asan/store/aside.h"
 #include "storage/asan/store/direct.h"
 
 METRIC_COUNTER(m_extents, "cohort_store_direct_extents_total", "Extents of large writes that went past the journal");
 METRIC_COUNTER(m_syncs, "cohort_store_direct_syncs_total", "Syncs of the capacity device for large writes");
+
+#define SYNCS_MAX 2u
 
 _Static_assert(FMT_EXTENT == STORE_EXTENT, "a large write's record describes one extent");
 
@@ -28,6 +34,12 @@ struct run { /* neighbouring places, one device write */
     struct dev_io io;
     struct iovec iov;
     struct direct *d;
+};
+
+struct direct_sync {
+    struct dev_io io;
+    struct store *s;
+    struct direct_list what;
 };
 
 struct direct { /* an operation that holds its shard's records back, or waits behind one */
@@ -48,7 +60,6 @@ void direct_init(struct store *s, bool on)
     s->direct.on = on;
     TAILQ_INIT(&s->direct.all);
     TAILQ_INIT(&s->direct.written);
-    TAILQ_INIT(&s->direct.syncing);
 }
 
 /* ---- choosing ---- */
@@ -188,33 +199,38 @@ static void on_run_written(struct dev_io *io, int status)
 
 static void on_synced(struct dev_io *io, int status)
 {
-    struct store *s = container_of(io, struct store, direct.sync);
+    struct direct_sync *y = container_of(io, struct direct_sync, io);
+    struct store *s = y->s;
     struct direct *d;
-    s->direct.sync_running = false;
+    s->direct.syncs--;
     if (status < 0)
         device_failed(s, "sync", status);
-    while ((d = TAILQ_FIRST(&s->direct.syncing))) {
-        TAILQ_REMOVE(&s->direct.syncing, d, sync);
+    while ((d = TAILQ_FIRST(&y->what))) {
+        TAILQ_REMOVE(&y->what, d, sync);
         d->syncing = false;
         d->ready = true;
         if (!s->failed)
             release(s, d->shard);
     }
+    OBJ_FREE(y);
     go_on(s);
 }
 
 void direct_kick(struct store *s)
 {
     struct direct *d;
-    if (s->failed || s->direct.sync_running || TAILQ_EMPTY(&s->direct.written))
+    if (s->failed || s->direct.syncs == SYNCS_MAX || TAILQ_EMPTY(&s->direct.written))
         return;
+    struct direct_sync *y = OBJ_NEW(struct direct_sync);
+    y->s = s;
+    TAILQ_INIT(&y->what);
     TAILQ_FOREACH (d, &s->direct.written, sync)
         d->syncing = true;
-    TAILQ_CONCAT(&s->direct.syncing, &s->direct.written, sync);
-    s->direct.sync_running = true;
-    s->direct.sync.done = on_synced;
+    TAILQ_CONCAT(&y->what, &s->direct.written, sync);
+    s->direct.syncs++;
+    y->io.done = on_synced;
     metric_add(&m_syncs, 1);
-    dev_submit_sync(&s->extents, &s->uring, &s->direct.sync);
+    dev_submit_sync(&s->extents, &s->uring, &y->io);
 }
 
 /* The device writes of `d`: neighbours in neighbouring places together. `data`: of shard offset `offset`. */
@@ -283,7 +299,7 @@ void direct_append(struct store *s, struct shard *sh, struct rec_list *recs, str
     }
 }
 
-bool direct_idle(const struct store *s) { return TAILQ_EMPTY(&s->direct.all) && !s->direct.sync_running; }
+bool direct_idle(const struct store *s) { return TAILQ_EMPTY(&s->direct.all) && !s->direct.syncs; }
 
 /* ---- from the record to the extent ---- */
 

@@ -37,9 +37,9 @@ struct store {
     struct rec_list parts;   /* durable parts of a write whose last part is not durable yet */
 
     struct {                 /* large writes (direct.c) */
-        bool on, sync_running;
-        struct direct_list all, written, syncing;
-        struct dev_io sync;
+        bool on;
+        unsigned syncs;      /* on their way */
+        struct direct_list all, written;
     } direct;
 
     TAILQ_HEAD(, meta_op) metaq; /* fences and drops, in order */
