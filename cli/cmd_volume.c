@@ -63,6 +63,8 @@ static const struct field shard_fields[] = {
     {"SHARD", "index", F_NUMBER}, {"GENERATION", "generation", F_NUMBER}, {"IN SYNC", "in_sync", F_NUMBER}, {"USED", "used_bytes", F_SIZE}, {"COPIES", .fn = cell_replicas}, {0},
 };
 
+static const struct field client_fields[] = {{"CLIENT", "client"}, {"MODE", "mode"}, {0}};
+
 static int run_volume_show(struct cli *c)
 {
     struct answer a;
@@ -76,6 +78,7 @@ static int run_volume_show(struct cli *c)
         buf_init(&out);
         show_object(a.json, fields, &out);
         show_part(a.json, "shards", "Shards", shard_fields, &out);
+        show_part(a.json, "nbd_clients", "NBD clients", client_fields, &out);
         cli_put(&out);
     }
     answer_free(&a);

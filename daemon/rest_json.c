@@ -160,6 +160,23 @@ static json_t *volume_check_json(const struct cdb_volume *vol)
     return o;
 }
 
+/* NBD clients that may use it: {"client","client_id","mode"}. */
+static json_t *volume_clients(const struct cdb_view *v, const struct cdb_volume *vol)
+{
+    json_t *a = json_array();
+    for (size_t i = 0; i < cdb_nbd_client_count(v); i++) {
+        const struct cdb_nbd_client *c = cdb_nbd_client_at(v, i);
+        const char *mode = cdb_smap_get(&c->volumes, vol->id);
+        if (!mode)
+            continue;
+        json_t *one = json_object();
+        put_ref(one, v, CDB_T_NBD_CLIENT, "client", c->id);
+        put_str(one, "mode", mode);
+        json_array_append_new(a, one);
+    }
+    return a;
+}
+
 json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool with_shards)
 {
     json_t *o = json_object();
@@ -193,8 +210,10 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
         put_str(o, "content", ops_content(vol));
     put_ref(o, v, CDB_T_VOLUME, "snapshot_of", vol->origin);
     put_int(o, "created_ms", vol->created_ms);
-    if (with_shards)
+    if (with_shards) {
         json_object_set_new(o, "shards", shards(v, vol));
+        json_object_set_new(o, "nbd_clients", volume_clients(v, vol));
+    }
     return o;
 }
 

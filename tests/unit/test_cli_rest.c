@@ -547,6 +547,8 @@ static void nbd_clients(void **s)
     assert_string_equal(json_string_value(json_object_get(v, "volume")), "shown");
     assert_string_equal(json_string_value(json_object_get(v, "mode")), "rw");
     assert_null(json_object_get(last.json, "key"));
+    ok("volume show shown");
+    contains(last.out, "backup1");
     fails("nbd-client allow backup1 nope", EXIT_REFUSED, "no volume \"nope\"");
     fails("nbd-client allow nope shown", EXIT_REFUSED, "no NBD client \"nope\"");
     ok("nbd-client deny backup1 shown");
