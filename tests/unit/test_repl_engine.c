@@ -618,7 +618,7 @@ static void test_encrypted(void **state)
 {
     (void)state;
     static uint8_t data[8192], got[8192];
-    struct io k;
+    struct io k, w;
     for (size_t i = 0; i + sizeof marker < sizeof data; i += 300)
         memcpy(data + i, marker, sizeof marker);
     make_volume(0);
@@ -653,6 +653,8 @@ static void test_encrypted(void **state)
     io_begin(&k, 1, ASAN_READ, 3 * 512, sizeof got, got);
     WAIT_FOR(dump_has(1, "the cluster key is not here"));
     assert_false(k.done);
+    io_begin(&w, 1, ASAN_WRITE, 700 * 512, sizeof data, data); /* what is sent is made of it once the key is here */
+    memcpy(model + 700 * 512, data, sizeof data);
     uint8_t key[KEYRING_KEY];
     struct err e;
     assert_int_equal(keyring_unlock(cdb_cluster_get(view(), "cluster")->key, "some passphrase", 15, key, &e), 0);
@@ -660,7 +662,11 @@ static void test_encrypted(void **state)
     WAIT_FOR(k.done);
     assert_int_equal(k.io.status, 0);
     assert_memory_equal(got, model + 3 * 512, sizeof got);
+    WAIT_FOR(w.done);
+    assert_int_equal(w.io.status, 0);
     check_all(1);
+    assert_int_equal(in_sync(), 3);
+    assert_int_equal(files_with_marker(), 0);
     keyring_forget();
 }
 

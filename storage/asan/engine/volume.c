@@ -332,12 +332,12 @@ static void submit(struct vol *vol, struct vol_req *r)
         later(v->a, &q->later, run_done);
         return;
     }
-    if (r->op == VOL_WRITE && r->data && !v->crypt) {
+    if (r->op == VOL_WRITE && r->data && !v->key) {
         q->data = iobuf_ref(r->data);
     } else if (r->op == VOL_WRITE) {
         q->data = iobuf_new(r->length);
         q->crc = copy_and_sum(r, q->data->data);
-        q->summed = !v->crypt; /* else other bytes go to the replicas */
+        q->summed = !v->key; /* else other bytes go to the replicas, once the key is here */
     }
     v->n_waiting++;
     start_waiting(v);
