@@ -250,6 +250,24 @@ static void large(void **state)
     assert_int_equal(used - usage(d).used_bytes, MIB);
 }
 
+/* As it is settled without a restart in between, its extent needs a place like that of any other record. */
+static void large_settled_at_once(void **state)
+{
+    struct disk *d = *state;
+    assert_int_equal(do_write(d, held(), 1, 1, 0, 0, MIB, 1, 0), E_OK);
+    for (uint64_t seq = 1; seq <= 600; seq++)
+        assert_int_equal(do_write(d, busy(), 1, seq, seq - 1, 0, 16384 - 512, 3, 0), E_OK);
+    assert_int_equal(do_destage(d), E_OK);
+    assert_int_equal(usage(d).aside_bytes, MIB);
+    settle(d, 1);
+    assert_int_equal(usage(d).aside_bytes, 0);
+    for (int round = 0; round < 2; round++) {
+        expect(d, 0, MIB, 0, 1);
+        assert_int_equal(store_shard_used(d->s, &(struct store_shard_id){.volume = held().volume}), MIB);
+        reopen(d);
+    }
+}
+
 /* A shard goes with what was set aside of it, and what comes after has nothing of it. */
 static void dropped(void **state)
 {
@@ -274,6 +292,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(covered, setup, teardown),
         cmocka_unit_test_setup_teardown(newer_on_top, setup, teardown),
         cmocka_unit_test_setup_teardown(large, setup_direct, teardown),
+        cmocka_unit_test_setup_teardown(large_settled_at_once, setup_direct, teardown),
         cmocka_unit_test_setup_teardown(dropped, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

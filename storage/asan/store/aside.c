@@ -161,15 +161,24 @@ static bool find_room(struct store *s, struct room *room, uint32_t length)
     return true;
 }
 
-/* The parts of a large write go together and stay where they are; the place is theirs from then on. */
+/* The parts of a large write go together and stay where they are. The place is theirs from then on and will not become the
+ * extent's, which therefore needs one reserved as for any other record. */
 static void keep_placed(struct store *s, struct merge_round *round, struct batch *b, struct placed *p)
 {
     struct rec *r;
+    struct ext *t = NULL;
     unsigned n = 0;
-    TAILQ_FOREACH (r, &b->recs, by_batch)
+    TAILQ_FOREACH (r, &b->recs, by_batch) {
         n += r->placed == p && movable(r);
+        t = r->placed == p && r->segs ? r->ext : t;
+    }
     if (n == 0 || n != p->recs)
         return;
+    if (t && t->place == PLACE_NONE && !t->counted) {
+        if (places_reserve(&s->places, 1, NULL) < 0)
+            return; /* the disk is full: it holds the journal until it is settled */
+        t->counted = true;
+    }
     struct aside *a = aside_new(&s->index, p->place);
     a->in_journal = true;
     TAILQ_FOREACH (r, &b->recs, by_batch) {
