@@ -2,11 +2,13 @@
 """Looks for what Cohort's tests and labs may have left on this machine: processes, network namespaces, mounts, interfaces,
 control groups, sockets. Prints each find; exit status 1 if there is any.
 
-    deploy/leaks.py [--ignore-lab ID]…      a lab that is meant to run, such as quickstart's
-    deploy/leaks.py --labs                  ids of labs that are there"""
+    deploy/leaks.py [--since FILE]      only what is neither in FILE nor of a lab named there
+    deploy/leaks.py --record FILE       writes what there is now to FILE: it is somebody's and may stay"""
 
 import argparse
+import json
 import os
+import re
 import sys
 
 sys.dont_write_bytecode = True
@@ -53,9 +55,19 @@ def processes(ignored):
             yield f"process {pid}: {' '.join(words)[:120]}"
 
 
+def netns_names():
+    return [n for n in (os.listdir(NETNS_DIR) if os.path.isdir(NETNS_DIR) else []) if n.startswith("cohort-")]
+
+
+def labs():
+    """Labs of this tree, and those of other trees, known by the names of their namespaces."""
+    mine = {lab for lab in (os.listdir(LABS) if os.path.isdir(LABS) else []) if not lab.startswith(".")}
+    return mine | {m[1] for m in (re.fullmatch(r"cohort-(.+)-[a-z0-9]+", n) for n in netns_names()) if m}
+
+
 def names(ignored):
-    for name in os.listdir(NETNS_DIR) if os.path.isdir(NETNS_DIR) else []:
-        if name.startswith("cohort-") and not any(name.startswith(f"cohort-{i}-") for i in ignored):
+    for name in netns_names():
+        if not any(name.startswith(f"cohort-{i}-") for i in ignored):
             yield f"network namespace {NETNS_DIR}/{name}"
     for line in read("/proc/self/mounts").decode(errors="replace").splitlines():
         if "cohort" in line or BUILD in line:
@@ -80,13 +92,19 @@ def names(ignored):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ignore-lab", action="append", default=[])
-    parser.add_argument("--labs", action="store_true")
+    parser.add_argument("--since", metavar="FILE")
+    parser.add_argument("--record", metavar="FILE")
     args = parser.parse_args()
-    if args.labs:
-        print("\n".join(lab for lab in (os.listdir(LABS) if os.path.isdir(LABS) else []) if not lab.startswith(".")))
+    if args.record:
+        with open(args.record, "w", encoding="utf-8") as f:
+            json.dump({"labs": sorted(labs()), "found": list(processes(set())) + list(names(set()))}, f, indent=1)
         return
-    found = list(processes(set(args.ignore_lab))) + list(names(set(args.ignore_lab)))
+    before = {"labs": [], "found": []}
+    if args.since:
+        with open(args.since, encoding="utf-8") as f:
+            before = json.load(f)
+    ignored, known = set(before["labs"]), set(before["found"])
+    found = [f for f in list(processes(ignored)) + list(names(ignored)) if f not in known]
     print("\n".join(f"left behind: {f}" for f in found) if found else "no process, namespace or mount of Cohort is left")
     sys.exit(1 if found else 0)
 
