@@ -62,7 +62,8 @@ static void traffic(struct disk *d, unsigned mib)
     fill(b->data, MIB - 4096, 77);
     for (unsigned i = 0; i < mib; i++) {
         struct wait w;
-        struct store_write q = {.shard = busy(), .version = {1, ++busy_seq}, .commit_seq = busy_seq - 1, .length = MIB - 4096,
+        busy_seq++;
+        struct store_write q = {.shard = busy(), .version = {1, busy_seq}, .commit_seq = busy_seq - 1, .length = MIB - 4096,
                                 .crc = crc32c(0, b->data, MIB - 4096), .data = b};
         op_init(&q.op, &w);
         store_write(d->s, &q);
