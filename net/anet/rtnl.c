@@ -86,6 +86,9 @@ static int nl_request(int fd, struct nlmsghdr *h, int ok_errno, const char *what
     return code && code != ok_errno ? err_sys(e, code, "%s", what) : 0;
 }
 
+/* `left` bytes begin with a whole message; negative behind the last one's padding. */
+static bool msg_ok(const struct nlmsghdr *h, int left) { return left > 0 && NLMSG_OK(h, (uint32_t)left); }
+
 /* All messages of a dump, one behind the other, in *ret (freed by the caller with buf_free()). */
 static int nl_dump(int fd, int type, struct buf *ret, struct err *e)
 {
@@ -100,7 +103,7 @@ static int nl_dump(int fd, int type, struct buf *ret, struct err *e)
         if (n < 0)
             return err_sys(e, errno, "netlink receive");
         int left = (int)n;
-        for (struct nlmsghdr *h = (struct nlmsghdr *)chunk; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
+        for (struct nlmsghdr *h = (struct nlmsghdr *)chunk; msg_ok(h, left); h = NLMSG_NEXT(h, left)) {
             if (h->nlmsg_type == NLMSG_DONE)
                 return 0;
             if (h->nlmsg_type == NLMSG_ERROR)
@@ -154,7 +157,7 @@ static void address_request(const struct nlmsghdr *h, int type, unsigned index, 
 
 #define FOR_EACH_MESSAGE(H, LEFT, BUF)                                                                      \
     for (int LEFT = (int)(BUF).len, once = 1; once; once = 0)                                               \
-        for (struct nlmsghdr *H = (struct nlmsghdr *)(BUF).data; NLMSG_OK(H, LEFT); H = NLMSG_NEXT(H, LEFT))
+        for (struct nlmsghdr *H = (struct nlmsghdr *)(BUF).data; msg_ok(H, LEFT); H = NLMSG_NEXT(H, LEFT))
 
 static int move_addresses(int fd, unsigned from, unsigned to, int type, int *count, struct err *e)
 {
