@@ -1,6 +1,8 @@
 /* Store: whose disk is it? Foreign, half-made, mixed-up and newer disks are refused with a message that says what to do,
  * and nothing is formatted over. */
 #include "test_store_util.h"
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include "storage/asan/store/format.h"
 
 static int setup(void **state)
@@ -237,10 +239,61 @@ static void raw_device(void **state)
     free(d);
 }
 
+static void check_read(struct disk *d, struct store_shard_id id, uint64_t offset, uint32_t length, uint64_t seed)
+{
+    uint8_t *want = malloc(length), *got = malloc(length);
+    fill(want, length, seed);
+    assert_int_equal(do_read(d, id, offset, length, got), E_OK);
+    assert_memory_equal(want, got, length);
+    free(want);
+    free(got);
+}
+
+/* On a tmpfs, as disks in memory are. Contents outlive the process that wrote them; an ordinary open is told about O_DIRECT, which only
+ * newer kernels have there. */
+static void in_memory(void **state)
+{
+    struct disk *d = malloc(sizeof *d);
+    struct statfs fs;
+    if (statfs("/dev/shm", &fs) || fs.f_type != TMPFS_MAGIC)
+        skip();
+    disk_init(d);
+    assert_int_equal(statfs(d->dir, &fs), 0);
+    if (fs.f_type != TMPFS_MAGIC) { /* there is no O_DIRECT on this one: what this is about */
+        nftw(d->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        snprintf(d->dir, sizeof d->dir, "/dev/shm/cohort-store-XXXXXX");
+        assert_non_null(mkdtemp(d->dir));
+        snprintf(d->fast, sizeof d->fast, "%s/fast", d->dir);
+        snprintf(d->capacity, sizeof d->capacity, "%s/capacity", d->dir);
+        assert_int_equal(mkdir(d->fast, 0700), 0);
+        assert_int_equal(mkdir(d->capacity, 0700), 0);
+    }
+    struct store_shard_id id = shard_id(1, 0);
+    d->conf.in_memory = d->conf.direct = true;
+    disk_must_open(d);
+    for (int fd = 3; fd < 64; fd++) { /* none of its files */
+        int flags = fcntl(fd, F_GETFL);
+        assert_true(flags < 0 || !(flags & O_DIRECT));
+    }
+    assert_int_equal(do_fence(d, id, 1, 1024 * MIB), E_OK);
+    assert_int_equal(do_write(d, id, 1, 1, 0, 512, 4096, 7, 0), E_OK);                   /* a journaled one */
+    assert_int_equal(do_write(d, id, 1, 2, 1, MIB, 4 * STORE_EXTENT, 8, 0), E_OK);  /* one past the journal */
+    for (int round = 0; round < 2; round++) {
+        check_read(d, id, 512, 4096, 7);
+        check_read(d, id, MIB, 4 * STORE_EXTENT, 8);
+        disk_close(d);
+        d->conf.create = false;
+        disk_must_open(d);
+    }
+    disk_free(d);
+    free(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(raw_device),
+        cmocka_unit_test(in_memory),
         cmocka_unit_test_setup_teardown(conf, setup, teardown),
         cmocka_unit_test_setup_teardown(not_empty, setup, teardown),
         cmocka_unit_test_setup_teardown(foreign, setup, teardown),

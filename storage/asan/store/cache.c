@@ -54,7 +54,7 @@ int cache_open(const char *path, uint64_t bytes, struct uring *u, struct cache *
     assert(bytes >= CACHE_MIN);
     c->uring = u;
     c->n = bytes / CACHE_LINE < 1u << 30 ? (uint32_t)(bytes / CACHE_LINE) : 1u << 30;
-    int rc = dev_open(&c->dev, path, true, false, "cache", e);
+    int rc = dev_open(&c->dev, path, DEV_CREATE, "cache", e);
     if (rc < 0) {
         free(c);
         return rc;

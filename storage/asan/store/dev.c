@@ -14,10 +14,11 @@
 
 struct dev_hook *dev_hook;
 
-int dev_open(struct dev *d, const char *path, bool create, bool dsync, const char *name, struct err *e)
+int dev_open(struct dev *d, const char *path, unsigned how, const char *name, struct err *e)
 {
-    *d = (struct dev){.fd = -1, .dsync = dsync};
-    int fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC | (dsync ? O_DSYNC : 0) | (create ? O_CREAT : 0), 0600);
+    *d = (struct dev){.fd = -1, .dsync = how & DEV_DSYNC};
+    int fd = open(path, O_RDWR | O_CLOEXEC | (how & DEV_MEMORY ? 0 : O_DIRECT) | (how & DEV_DSYNC ? O_DSYNC : 0) |
+                  (how & DEV_CREATE ? O_CREAT : 0), 0600);
     if (fd < 0 && errno == EINVAL)
         return err_set(e, E_INVAL, "open %s: the file system does not support O_DIRECT", path);
     if (fd < 0)

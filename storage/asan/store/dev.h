@@ -1,4 +1,4 @@
-/* A file of the store (journal, extents) opened O_DIRECT, and the seam where tests cut the power.
+/* A file of the store (journal, extents) opened O_DIRECT, if not in memory, and the seam where tests cut the power.
  *
  * Synchronous calls are for store_open() and for workers; dev_submit() is for the loop. All offsets, lengths and buffers
  * are multiples of DEV_BLOCK. A short transfer is -EIO.
@@ -29,8 +29,14 @@ struct dev_hook {
 };
 extern struct dev_hook *dev_hook; /* NULL outside tests */
 
-/* `name` is the prefix of the fault points: "<name>.read", ".write", ".sync". E_NOTFOUND if absent and !create. */
-MUST_CHECK int dev_open(struct dev *d, const char *path, bool create, bool dsync, const char *name, struct err *e);
+enum dev_how {
+    DEV_CREATE = 1,
+    DEV_DSYNC = 2,
+    DEV_MEMORY = 4, /* on a tmpfs, which knows no O_DIRECT before Linux 6.6 and has no use for it */
+};
+/* `how`: of enum dev_how. `name` is the prefix of the fault points: "<name>.read", ".write", ".sync". E_NOTFOUND if absent and not
+ * DEV_CREATE. */
+MUST_CHECK int dev_open(struct dev *d, const char *path, unsigned how, const char *name, struct err *e);
 void dev_close(struct dev *d); /* a zeroed or closed one is fine */
 
 int dev_read(const struct dev *d, void *buf, size_t length, uint64_t offset);        /* 0 or -errno */

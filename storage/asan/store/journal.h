@@ -64,9 +64,9 @@ typedef int journal_apply(void *arg, const struct journal_found *f, struct err *
 
 /* Makes the file: writes all of it once, so that a later write changes data only, then the superblocks. */
 MUST_CHECK int journal_format(const char *path, const char *cluster, const char *disk, const uint8_t journal_id[16],
-                              uint64_t ring_bytes, struct err *e);
+                              uint64_t ring_bytes, bool in_memory, struct err *e);
 /* Opens and checks the superblock: E_NOTFOUND, E_CORRUPT, E_VERSION, E_BUSY (another process). */
-MUST_CHECK int journal_open(struct journal *j, const char *path, struct err *e);
+MUST_CHECK int journal_open(struct journal *j, const char *path, bool in_memory, struct err *e);
 /* Reads what is not trimmed and begins a new life. Blocks. */
 MUST_CHECK int journal_replay(struct journal *j, struct index *x, journal_apply *apply, void *arg, struct err *e);
 void journal_close(struct journal *j); /* nothing in flight */

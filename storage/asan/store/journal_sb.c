@@ -43,7 +43,7 @@ static int write_zeroes(const struct dev *d, uint64_t bytes, struct err *e)
 }
 
 int journal_format(const char *path, const char *cluster, const char *disk, const uint8_t journal_id[16],
-                   uint64_t ring_bytes, struct err *e)
+                   uint64_t ring_bytes, bool in_memory, struct err *e)
 {
     struct dev d;
     struct fmt_sb sb = {.magic = htole32(FMT_SB_MAGIC), .version = htole32(FMT_VERSION)};
@@ -55,7 +55,7 @@ int journal_format(const char *path, const char *cluster, const char *disk, cons
     sb.number = htole64(1);
     sb.trim_seq = htole64(1);
     fmt_sb_seal(&sb);
-    int rc = dev_open(&d, path, true, false, "journal", e);
+    int rc = dev_open(&d, path, DEV_CREATE | (in_memory ? DEV_MEMORY : 0), "journal", e);
     if (rc < 0)
         return rc;
     uint64_t size = FMT_RING_AT + ring_bytes;
@@ -134,9 +134,9 @@ int journal_meta_is_new(const struct journal *j, uint64_t meta_number, uint64_t 
                    (unsigned long long)fence_number);
 }
 
-int journal_open(struct journal *j, const char *path, struct err *e)
+int journal_open(struct journal *j, const char *path, bool in_memory, struct err *e)
 {
-    int rc = dev_open(&j->dev, path, false, true, "journal", e);
+    int rc = dev_open(&j->dev, path, DEV_DSYNC | (in_memory ? DEV_MEMORY : 0), "journal", e);
     if (rc < 0)
         return rc;
     if (flock(j->dev.fd, LOCK_EX | LOCK_NB) < 0)

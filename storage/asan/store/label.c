@@ -17,6 +17,8 @@
 
 struct disk_paths { char *journal, *extents, *meta, *marker; bool raw; };
 
+static unsigned how_of(const struct store_conf *c) { return c->in_memory ? DEV_MEMORY : 0; }
+
 static bool is_raw(const char *path)
 {
     struct stat st;
@@ -196,7 +198,7 @@ static int format(const struct disk_paths *p, const struct store_conf *c, struct
     if (getrandom(journal_id, sizeof journal_id, 0) != sizeof journal_id)
         return err_sys(e, errno, "getrandom");
     rc = put_label(p, c, journal_id, e);
-    if (rc == E_OK && (rc = dev_open(&extents, p->extents, !p->raw, false, "extents", e)) == E_OK) {
+    if (rc == E_OK && (rc = dev_open(&extents, p->extents, (p->raw ? 0 : DEV_CREATE) | how_of(c), "extents", e)) == E_OK) {
         if (p->raw)
             rc = raw_label(&extents, c, journal_id, e);
         if (rc == E_OK && dev_sync(&extents) < 0)
@@ -204,7 +206,7 @@ static int format(const struct disk_paths *p, const struct store_conf *c, struct
         dev_close(&extents);
     }
     if (rc == E_OK)
-        rc = journal_format(p->journal, c->cluster_uuid, c->disk_id, journal_id, c->journal_bytes, e);
+        rc = journal_format(p->journal, c->cluster_uuid, c->disk_id, journal_id, c->journal_bytes, c->in_memory, e);
     if (rc == E_OK)
         rc = sync_dir(c->fast_path, e);
     const char *dir = p->raw ? c->fast_path : c->capacity_path;
@@ -321,7 +323,7 @@ static int check_raw(struct store *s, const struct store_conf *c, struct err *e)
 
 static int open_all(struct store *s, const struct disk_paths *p, const struct store_conf *c, struct err *e)
 {
-    int rc = journal_open(&s->journal, p->journal, e);
+    int rc = journal_open(&s->journal, p->journal, c->in_memory, e);
     if (rc == E_NOTFOUND)
         return err_set(e, E_CORRUPT, "%s is missing: what was acknowledged and not destaged is lost; empty %s and add it as a "
                        "new disk", p->journal, c->capacity_path);
@@ -329,7 +331,7 @@ static int open_all(struct store *s, const struct disk_paths *p, const struct st
         rc = compare(p->journal, (char *)s->journal.sb.cluster, (char *)s->journal.sb.disk, c, e);
     if (rc < 0)
         return rc;
-    rc = dev_open(&s->extents, p->extents, false, false, "extents", e);
+    rc = dev_open(&s->extents, p->extents, how_of(c), "extents", e);
     if (rc == E_OK && p->raw)
         rc = check_raw(s, c, e);
     if (rc == E_OK)

@@ -47,6 +47,7 @@ struct store_conf {
     uint64_t journal_bytes;     /* size of the ring at creation, a multiple of 1 MiB, >= 16 MiB */
     uint64_t cache_bytes;       /* read cache at fast_path, for capacity devices that are slow to read; 0 = none. Lost at restart */
     bool direct;                /* whole extents of large writes go to the capacity device at once, past the journal */
+    bool in_memory;             /* the paths are on a tmpfs: files are opened without O_DIRECT; contents last as long as it does */
     bool create;                /* label and format if empty; false: E_NOTFOUND if not formatted */
 };
 
