@@ -97,7 +97,7 @@ static char *cell_database(const json_t *o)
 
 static char *cell_volumes(const json_t *o)
 {
-    static const char *const states[] = {"healthy", "resyncing", "degraded", "parked"};
+    static const char *const states[] = {"healthy", "resyncing", "degraded", "parked", "lost"};
     const json_t *v = json_object_get(o, "volumes");
     struct buf b;
     buf_init(&b);

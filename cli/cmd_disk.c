@@ -25,9 +25,9 @@ static char *cell_state(const json_t *o)
 }
 
 static const struct field fields[] = {
-    {"DISK", .fn = cell_name}, {"ID", "id", F_ONE}, {"STATE", .fn = cell_state}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE},
+    {"DISK", .fn = cell_name}, {"ID", "id", F_ONE}, {"STATE", .fn = cell_state}, {"MEDIUM", "medium"}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE},
     {"COPIES", .fn = cell_copies}, {"SMART", "smart_state"},
-    {"FAST", "fast_path"}, {"CAPACITY", "capacity_path"}, {"INCARNATION", "incarnation", F_ONE}, {"REPLACED BY", "replaced_by", F_ONE}, {"DRIVES", "smart", F_ONE},
+    {"FAST", "fast_path"}, {"CAPACITY", "capacity_path"}, {"INCARNATION", "incarnation", F_ONE}, {"REPLACED BY", "replaced_by", F_ONE}, {"MEMORY", "memory_bytes", F_SIZE | F_ONE}, {"DRIVES", "smart", F_ONE},
     {"MESSAGE", "message"}, {0},
 };
 
@@ -48,17 +48,28 @@ static int run_replace(struct cli *c)
 {
     return act(c, "POST", "/replace", "will be opened anew by its node, formatted if it is empty; see cohort disk show");
 }
-static int run_remove(struct cli *c) { return act(c, "DELETE", "", "removed from the cluster; what is on it was not touched"); }
+static int run_remove(struct cli *c) { return act(c, "DELETE", "", "removed from the cluster; what is on it was not touched (memory is given back)"); }
 
 static int run_add(struct cli *c)
 {
     struct answer a;
     const char *colon = strchr(c->pos[0], ':'), *fast = args_get(c, "fast"), *capacity = args_get(c, "capacity");
+    int64_t memory = 0;
+    int rc = args_size(c, "memory", &memory);
+    if (rc != EXIT_DONE)
+        return rc;
     if (!colon || colon == c->pos[0] || !colon[1])
         return fail_set(&c->fail, EXIT_USAGE, "name the disk as NODE:DISK, not \"%s\"", c->pos[0]);
-    json_t *body = json_pack("{s:s%, s:s, s:s, s:s, s:b}", "node", c->pos[0], (size_t)(colon - c->pos[0]), "name", colon + 1, "fast_path",
-                             fast ? fast : capacity, "capacity_path", capacity, "spare", args_has(c, "spare"));
-    int rc = cli_call(c, "POST", "/disks", body, &a);
+    if (!capacity == !args_has(c, "memory") || (fast && !capacity))
+        return fail_set(&c->fail, EXIT_USAGE, "give --capacity PATH (and --fast PATH) for a disk on storage, or --memory SIZE for one in memory");
+    json_t *body = json_pack("{s:s%, s:s, s:b}", "node", c->pos[0], (size_t)(colon - c->pos[0]), "name", colon + 1, "spare", args_has(c, "spare"));
+    if (body && capacity) {
+        json_object_set_new(body, "fast_path", json_string(fast ? fast : capacity));
+        json_object_set_new(body, "capacity_path", json_string(capacity));
+    } else if (body) {
+        json_object_set_new(body, "memory_bytes", json_integer(memory));
+    }
+    rc = cli_call(c, "POST", "/disks", body, &a);
     return rc == EXIT_DONE ? cli_finish(c, &a, "disk %s added; its node opens it now, see cohort disk list", c->pos[0]) : rc;
 }
 
@@ -102,8 +113,9 @@ static int run_plan(struct cli *c)
 }
 
 static const struct opt add_opts[] = {
-    {"capacity", "PATH", OPT_REQUIRED, "where data goes, on that node"},
+    {"capacity", "PATH", 0, "where data goes, on that node"},
     {"fast", "PATH", 0, "where the journal goes (default: the same)"},
+    {"memory", "SIZE", 0, "instead: so much of the node's memory, for volumes of class memory; its contents are lost when the node goes down"},
     {"spare", NULL, 0, "keep it as a spare until a disk fails"},
     {0},
 };
@@ -111,7 +123,9 @@ static const struct opt add_opts[] = {
 const struct cmd cmds_disk[] = {
     {"disk", "list", "", run_list, NULL, "disks of all nodes", .path = "/disks", .fields = fields},
     {"disk", "show", "NODE:DISK", run_show, NULL, "one disk", .path = "/disks", .fields = fields},
-    {"disk", "add", "NODE:DISK", run_add, add_opts, "put one more disk of a node into service", .path = "/disks"},
+    {"disk", "add", "NODE:DISK", run_add, add_opts, "put one more disk of a node, or some of its memory, into service",
+     .more = "Example: cohort disk add n1:d1 --capacity /srv/d1\n"
+             "         cohort disk add n1:ram --memory 4G", .path = "/disks"},
     {"disk", "drain", "NODE:DISK", run_drain, NULL, "move all copies away from a disk", .path = "/disks"},
     {"disk", "use", "NODE:DISK", run_use, NULL, "take back drain, spare or isolation", .path = "/disks"},
     {"disk", "spare", "NODE:DISK", run_spare, NULL, "keep an empty disk for the day another fails", .path = "/disks"},

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "cli/cmd_volume.h"
 #include "cli/cmds.h"
 #include "cli/show.h"
@@ -37,7 +38,7 @@ static char *cell_bandwidth(const json_t *o)
 
 static const struct field fields[] = {
     {"NAME", "name"}, {"ID", "id", F_ONE}, {"SIZE", "size_bytes", F_SIZE}, {"USED", "used_bytes", F_SIZE}, {"COPIES", "replicas", F_NUMBER}, {"HEALTH", "health"},
-    {"VM", "vm"}, {"OWNER", "owner"}, {"STATE", "state"}, {"PURPOSE", "purpose"}, {"SEALED", "sealed", F_ONE}, {"EPOCH", "epoch", F_ONE},
+    {"VM", "vm"}, {"OWNER", "owner"}, {"STATE", "state"}, {"PURPOSE", "purpose"}, {"CLASS", "class", F_ONE}, {"SEALED", "sealed", F_ONE}, {"EPOCH", "epoch", F_ONE},
     {"SHARD SIZE", "shard_bytes", F_SIZE | F_ONE}, {"ON", "parent", F_ONE}, {"WHY", "health_reason"},
     {"ENCRYPTED", "encrypted", F_ONE}, {"CHECKED", .kind = F_ONE, .fn = cell_check}, {"IOPS LIMIT", .kind = F_ONE, .fn = cell_iops}, {"RATE LIMIT", .kind = F_ONE, .fn = cell_bandwidth}, {0},
 };
@@ -100,8 +101,20 @@ static int run_create(struct cli *c)
         json_object_set_new(body, "encrypted", json_true());
     if (body && replicas)
         json_object_set_new(body, "replicas", json_integer(replicas));
+    const char *class = args_get(c, "class");
+    if (body && class)
+        json_object_set_new(body, "class", json_string(class));
     rc = cli_call(c, "POST", c->cmd->path, body, &a);
-    return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s created (%s)", c->pos[0], size_format(size, t)) : rc;
+    bool memory = class && strcmp(class, "memory") == 0;
+    return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s created (%s)%s", c->pos[0], size_format(size, t),
+                                        memory ? " in memory: it is lost with its last replica" : "") : rc;
+}
+
+static int run_reset(struct cli *c)
+{
+    struct answer a;
+    int rc = cli_call_on(c, "POST", "/reset", NULL, &a);
+    return rc == EXIT_DONE ? cli_finish(c, &a, "volume %s is empty and can be used again", c->pos[0]) : rc;
 }
 
 static int run_resize(struct cli *c)
@@ -274,12 +287,15 @@ static const struct opt create_opts[] = {
     {"size", "SIZE", OPT_REQUIRED, "from 1M to 4T"},
     {"encrypted", NULL, 0, "every copy holds ciphertext only (AES-256-XTS); needs the cluster key: cohort cluster key set"},
     {"replicas", "N", 0, "copies on different nodes, 1 to 3 (default: 3, or as many as there are nodes)"},
+    {"class", "CLASS", 0, "storage (the default), or memory: fast, in the nodes' memory only, lost with its last replica"},
     {0},
 };
 static const struct opt delete_opts[] = {WAIT_OPTS, {0}};
 
 const struct cmd cmds_volume[] = {
-    {"volume", "create", "NAME", run_create, create_opts, "make a volume", .more = "Example: cohort volume create db1 --size 20G --replicas 3", .path = "/volumes"},
+    {"volume", "create", "NAME", run_create, create_opts, "make a volume", .more = "Class memory (scratch, swap, tests) needs disks in memory: cohort disk add NODE:DISK --memory SIZE.\n"
+             "Example: cohort volume create db1 --size 20G --replicas 3\n"
+             "         cohort volume create scratch --size 4G --class memory --replicas 2", .path = "/volumes"},
     {"volume", "clone", "SNAPSHOT NAME", run_clone, NULL, "make a volume that begins as a snapshot, sharing its data",
      .more = "Example: cohort volume clone gold@v1 web1-disk", .path = "/volumes"},
     {"volume", "flatten", "VOLUME", run_flatten, delete_opts, "copy all that a clone shares with others, so that it stands alone",
@@ -305,6 +321,8 @@ const struct cmd cmds_volume[] = {
      .more = "Last resort, after an alarm that names them. Reading them fails with an I/O error until they are written again.", .path = "/volumes"},
     {"volume", "set", "VOLUME", run_set, set_opts, "limit what a volume's guest may do",
      .more = "Example: cohort volume set db1 --iops 500 --bandwidth 50M --burst 10s", .path = "/volumes"},
+    {"volume", "reset", "VOLUME", run_reset, NULL, "use a volume of class memory again, empty, after its last copy was lost",
+     .more = "Refused while a copy is left, and while a vm or another program uses it.", .path = "/volumes"},
     {"volume", "delete", "VOLUME", run_delete, delete_opts, "delete a volume and what is in it", .path = "/volumes"},
     {0},
 };

@@ -1,5 +1,6 @@
 /* Copies of shards: worth, room, placement, and what may be declared worthless. See copies.h. */
 #include "cluster/copies.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/buf.h"
@@ -37,6 +38,38 @@ const char *copies_domain(const struct cdb_view *v, const char *disk)
     const struct cdb_disk *d = cdb_disk_get(v, disk);
     const struct cdb_node *n = d ? cdb_node_get(v, d->node) : NULL;
     return !n ? "" : n->domain[0] ? n->domain : n->id;
+}
+
+/* ---- classes ---- */
+
+#define LAYERS_MAX 1000 /* deeper than any chain of snapshots gets; a damaged row may make a ring of them */
+
+const char *copies_class(const struct cdb_volume *vol)
+{
+    const char *c = cdb_smap_get(&vol->policy, "class");
+    return c ? c : CLASS_STORAGE;
+}
+
+static bool layer_lost(const struct cdb_view *v, const struct cdb_volume *vol)
+{
+    char id[ID_LEN + 24];
+    for (int64_t i = 0; vol->shard_bytes > 0 && i * vol->shard_bytes < vol->size_bytes; i++) {
+        snprintf(id, sizeof id, "%s/%lld", *vol->data ? vol->data : vol->id, (long long)i);
+        const struct cdb_shard *s = cdb_shard_get(v, id);
+        if (s && !cdb_shard_in_sync_count(v, s))
+            return true;
+    }
+    return false;
+}
+
+bool copies_volume_lost(const struct cdb_view *v, const struct cdb_volume *vol)
+{
+    for (int depth = 0; vol && depth < LAYERS_MAX && !strcmp(copies_class(vol), CLASS_MEMORY); depth++) {
+        if (layer_lost(v, vol))
+            return true;
+        vol = *vol->parent ? cdb_volume_get(v, vol->parent) : NULL;
+    }
+    return false;
 }
 
 /* ---- room ---- */
@@ -123,7 +156,7 @@ const struct cdb_disk *spread_pick(const struct spread *sp, const struct spread_
     uint64_t best_tie = 0;
     for (size_t i = 0; i < sp->n; i++) {
         const struct place *p = &sp->p[i];
-        bool out = p->room < w->need_bytes, same_domain = false;
+        bool out = p->room < w->need_bytes || strcmp(p->disk->medium, w->medium), same_domain = false;
         for (size_t k = 0; w->have && k < w->have->n; k++)
             out = out || clashes(sp, p, w->have->v[k], &same_domain);
         for (int k = 0; k < w->n_taken; k++)

@@ -23,6 +23,17 @@ enum copies_worth copies_worth(const struct cdb_view *v, const char *disk, int64
 /* Bytes one copy of `s` may grow to. Copies are thin; room is counted as if they were not. */
 int64_t copies_bytes(const struct cdb_view *v, const struct cdb_shard *s);
 
+/* ---- classes of volumes ---- */
+
+#define CLASS_STORAGE ""
+#define CLASS_MEMORY "memory" /* also the medium of the disks that its copies live on, and on those lives nothing else */
+
+/* Never NULL. */
+const char *copies_class(const struct cdb_volume *vol);
+/* Of class memory, and every copy of a shard of it, or of a layer that it builds on, is gone for good: incarnations only grow, so what
+ * the shard's row counts on does not come back. (Storage is never given up like this: people may know of a way.) */
+bool copies_volume_lost(const struct cdb_view *v, const struct cdb_volume *vol);
+
 /* ---- where a new copy may go ---- */
 
 /* Every disk that takes new copies (disk up, node up and not in maintenance) with its room: size minus what is promised. One
@@ -32,6 +43,7 @@ struct spread *spread_new(const struct cdb_view *v);
 void spread_free(struct spread *sp);
 
 struct spread_want {
+    const char *medium;         /* copies_class() of its volume: only disks of this medium */
     const char *shard;          /* its id: breaks ties, so that copies of many shards go to many disks */
     const char *prefer_node;    /* first on this node, "" = no wish */
     const struct cdb_strs *have; /* copies that are there or stay: their nodes are out, their domains avoided */

@@ -47,6 +47,8 @@
 #define CDB_COLS_DISK(X)                                                                                           \
     X(STR, node)                                                                                                   \
     X(STR, name)                 /* unique within the node */                                                      \
+    X(STR, medium)               /* [|memory] "" = storage; memory: a tmpfs of its node, empty after a power cut */ \
+    X(INT, memory_bytes)         /* medium memory: size of that tmpfs; it has no paths */                           \
     X(STR, fast_path) X(STR, capacity_path)                                                                        \
     X(INT, size_bytes)           /* what may be used at capacity_path */                                           \
     X(INT, used_bytes)           /* taken by extents; its node tells every 10 s, and at once when `full` changes */   \
@@ -84,7 +86,8 @@
     X(STRS, check_bad)           /* "<offset>+<length>" of what could not be repaired */                           \
     X(STRS, unreadable)          /* the same of what no copy in sync can read and keeps others from coming in sync */ \
     X(STRS, given_up)            /* of that, what an administrator gave up: reads fail until it is written again */ \
-    X(SMAP, policy)
+    X(INT, lost_ms)              /* class memory: when its last copy was seen to be gone, wall clock; 0 = it is not */ \
+    X(SMAP, policy)              /* class [|memory]: medium of the disks that its copies may be on */
 
 #define CDB_COLS_SHARD(X)        /* id = "<id of the volume's data>/<index>"; made when first written */                         \
     X(STR, volume) X(INT, idx)                                                                                     \

@@ -44,6 +44,10 @@ void volume_remove(const struct cdb_view *v, struct cdb_txn *t, const struct cdb
 void volume_hand_over(struct cdb_txn *t, const struct cdb_volume *vol, const char *owner);
 /* The volume in "<slot>:<volume id>"; NULL if the row is gone. */
 const struct cdb_volume *disk_volume(const struct cdb_view *v, const char *entry);
+/* What was written to the volume goes to a row of its own, to be dropped like a deleted volume; give it another `data` in `t`. */
+void volume_doom_data(const struct cdb_view *v, struct cdb_txn *t, const struct cdb_volume *vol);
+/* Copies of the shard that count and whose node and disk are there. */
+int volume_live_copies(const struct cdb_view *v, const struct cdb_shard *s);
 /* Task row `op->id` by which the engine takes a snapshot (storage/asan/engine/snap.c says what `what` holds). */
 void ops_snapshot_task(const struct op *op, struct cdb_txn *t, const char *object, const char *node, int n, const struct cdb_smap *what);
 /* Text behind "<slot>:". */

@@ -48,8 +48,12 @@ struct volume_spec {
     int64_t shard_bytes; /* 0: smallest power of two >= 1 GiB that makes at most 64 shards */
     const char *purpose; /* disk|image */
     bool encrypted;      /* needs the cluster key here */
+    const char *class;   /* storage|memory; NULL: storage. Memory is lost with its last replica */
 };
 MUST_CHECK int op_volume_create(struct ops *o, const struct volume_spec *s, op_done *done, void *arg, struct err *e);
+/* Class memory: what was lost (every copy gone, or on dead nodes) begins anew, empty, without what it built on. E_CONFLICT: there still
+ * is a copy; E_BUSY: a vm that is not stopped, or another program, uses it; E_INVAL: on storage. */
+MUST_CHECK int op_volume_reset(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 MUST_CHECK int op_volume_delete(struct ops *o, const char *name, op_done *done, void *arg, struct err *e);
 /* Grows a volume (a running guest is told); the same size is no error. E_INVAL: smaller, or more shards than there may be. */
 MUST_CHECK int op_volume_resize(struct ops *o, const char *name, int64_t size_bytes, op_done *done, void *arg, struct err *e);
@@ -111,7 +115,7 @@ const struct cdb_volume *ops_find_snapshot(const struct cdb_view *v, const char 
 /* Does a volume build on it? `ret_name` (may be NULL): one that does. */
 bool ops_has_children(const struct cdb_view *v, const char *volume_id, const char **ret_name);
 
-enum volume_health { VOLUME_HEALTHY, VOLUME_DEGRADED, VOLUME_RESYNCING, VOLUME_PARKED };
+enum volume_health { VOLUME_HEALTHY, VOLUME_DEGRADED, VOLUME_RESYNCING, VOLUME_PARKED, VOLUME_LOST, VOLUME_HEALTHS };
 const char *volume_health_name(enum volume_health h);
 /* From the shards' in-sync sets against the wanted number of copies and the minimum (2 of 3, 1 of 2, 1 of 1).
  * `why` (at least 160 bytes) gets a sentence for people, "" when healthy. */
@@ -195,7 +199,12 @@ enum op_disk_verb {
     DISK_REPLACE, /* failed, isolated -> up: there is another device behind its paths; its node opens it anew */
     DISK_REMOVE,  /* the row goes; only without copies */
 };
-struct disk_spec { const char *node, *name, *fast, *capacity; bool spare; };
+struct disk_spec {
+    const char *node, *name, *fast, *capacity; /* the paths are "" if it is in memory */
+    int64_t memory_bytes;                      /* of the node's memory, for volumes of class memory; 0: a disk on storage */
+    bool spare;
+};
+#define DISK_MEMORY_MIN (INT64_C(256) << 20) /* journal, metadata and a reserve take half of that */
 /* By id or "NODE:DISK". */
 const struct cdb_disk *ops_disk_find(const struct cdb_view *v, const char *key, struct err *e);
 MUST_CHECK int op_disk_change(struct ops *o, const char *disk, enum op_disk_verb verb, op_done *done, void *arg, struct err *e);

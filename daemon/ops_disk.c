@@ -8,6 +8,7 @@
 #include "daemon/daemon.h"
 #include "daemon/jin.h"
 #include "daemon/op.h"
+#include "ha/plan.h"
 
 struct disk_op {
     struct op op;
@@ -107,16 +108,42 @@ int op_disk_change(struct ops *o, const char *name, enum op_disk_verb verb, op_d
 
 /* ---- add ---- */
 
+#define MIB(n) ((n) >> 20)
+
+/* Half of a node's memory at most, and nothing that guests there were promised. */
+static int check_memory(const struct cdb_view *v, const struct cdb_node *n, const struct disk_spec *s, struct err *e)
+{
+    int64_t given = plan_disk_memory(v, n->id), left = n->memory_bytes - PLAN_RESERVE_BYTES - plan_promised_bytes(v, n->id);
+    if (*s->fast || *s->capacity)
+        return err_set(e, E_INVAL, "a disk in memory has no paths\ngive memory_bytes, or paths");
+    if (s->memory_bytes < DISK_MEMORY_MIN || s->memory_bytes % (1 << 20))
+        return err_set(e, E_INVAL, "memory_bytes %" PRId64 " is not allowed\na multiple of 1 MiB, at least %" PRId64 " MiB", s->memory_bytes,
+                       MIB(DISK_MEMORY_MIN));
+    if (s->memory_bytes > n->memory_bytes / 2 - given)
+        return err_set(e, E_NOSPC, "node %s has %" PRId64 " MiB of memory, of which disks may take half; %" PRId64 " MiB are given already\n"
+                       "at most %" PRId64 " MiB more", n->name, MIB(n->memory_bytes), MIB(given),
+                       given < n->memory_bytes / 2 ? MIB(n->memory_bytes / 2 - given) : 0);
+    if (s->memory_bytes > left)
+        return err_set(e, E_NOSPC, "node %s has %" PRId64 " MiB of memory that are promised to nobody\ngive less, or move vms away: cohort vm migrate",
+                       n->name, left > 0 ? MIB(left) : 0);
+    return E_OK;
+}
+
 static int check_add(const struct cdb_view *v, const struct cdb_node *n, const struct disk_spec *s, struct err *e)
 {
     int rc = jin_name_check("disk", s->name, e);
     if (rc != E_OK)
         return rc;
-    if (s->fast[0] != '/' || s->capacity[0] != '/')
+    if (s->memory_bytes && (rc = check_memory(v, n, s, e)) != E_OK)
+        return rc;
+    if (!s->memory_bytes && (s->fast[0] != '/' || s->capacity[0] != '/'))
         return err_set(e, E_INVAL, "fast and capacity must be absolute paths on node %s", n->name);
     for (size_t i = 0; i < cdb_disk_count(v); i++) {
         const struct cdb_disk *d = cdb_disk_at(v, i);
-        if (!strcmp(d->node, n->id) && (!strcmp(d->name, s->name) || !strcmp(d->capacity_path, s->capacity) || !strcmp(d->fast_path, s->fast)))
+        bool paths = !s->memory_bytes && (!strcmp(d->capacity_path, s->capacity) || !strcmp(d->fast_path, s->fast));
+        if (!strcmp(d->node, n->id) && s->memory_bytes && !strcmp(d->name, s->name))
+            return err_set(e, E_EXISTS, "node %s has disk %s already", n->name, d->name);
+        if (!strcmp(d->node, n->id) && (!strcmp(d->name, s->name) || paths))
             return err_set(e, E_EXISTS, "node %s has disk %s (fast %s, capacity %s) already\nname and paths must differ", n->name, d->name,
                            d->fast_path, d->capacity_path);
     }
@@ -135,12 +162,16 @@ static int build_add(struct op *op, const struct cdb_view *v, struct cdb_txn *t,
     cdb_txn_insert(t, CDB_T_DISK, op->id);
     const struct { int col; const char *v; } texts[] = {
         {CDB_DISK_node, n->id}, {CDB_DISK_name, s->name}, {CDB_DISK_fast_path, s->fast}, {CDB_DISK_capacity_path, s->capacity},
-        {CDB_DISK_state, s->spare ? "spare" : "up"},
+        {CDB_DISK_state, s->spare ? "spare" : "up"}, {CDB_DISK_medium, s->memory_bytes ? CLASS_MEMORY : ""},
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         cdb_txn_set_str(t, CDB_T_DISK, op->id, texts[i].col, texts[i].v);
     cdb_txn_set_int(t, CDB_T_DISK, op->id, CDB_DISK_incarnation, 1);
-    op_event(op, t, "info", s->name, "disk %s:%s added", n->name, s->name);
+    cdb_txn_set_int(t, CDB_T_DISK, op->id, CDB_DISK_memory_bytes, s->memory_bytes);
+    if (s->memory_bytes)
+        op_event(op, t, "info", s->name, "disk %s:%s added: %" PRId64 " MiB of memory", n->name, s->name, MIB(s->memory_bytes));
+    else
+        op_event(op, t, "info", s->name, "disk %s:%s added", n->name, s->name);
     return E_OK;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include "base/buf.h"
 #include "base/clock.h"
+#include "cluster/copies.h"
 #include "daemon/daemon.h"
 #include "daemon/jin.h"
 #include "daemon/op.h"
@@ -167,7 +168,7 @@ int op_snapshot_delete(struct ops *o, const char *name, op_done *done, void *arg
 /* ---- revert ---- */
 
 /* The size stays: what a volume grew by since reads as zeroes. What was written since goes to a row of its own, to be dropped like a deleted volume. */
-static void doom_data(const struct cdb_view *v, struct cdb_txn *t, const struct cdb_volume *vol)
+void volume_doom_data(const struct cdb_view *v, struct cdb_txn *t, const struct cdb_volume *vol)
 {
     char id[ID_LEN + 1], name[80];
     bool written = false;
@@ -211,7 +212,7 @@ static int build_revert(struct op *op, const struct cdb_view *v, struct cdb_txn 
         cdb_txn_require_int(t, CDB_T_MACHINE, m->id, CDB_MACHINE_generation, m->generation);
     cdb_txn_require_str(t, CDB_T_VOLUME, snap->id, CDB_VOLUME_purpose, "snapshot");
     cdb_txn_require_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_owner, vol->owner);
-    doom_data(v, t, vol);
+    volume_doom_data(v, t, vol);
     volume_hand_over(t, vol, "");
     cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_data, data);
     cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_parent, snap->id);
@@ -241,7 +242,7 @@ static int build_clone(struct op *op, const struct cdb_view *v, struct cdb_txn *
     if (!of->sealed || strcmp(of->state, "ready") != 0 || strcmp(of->purpose, "layer") == 0)
         return err_set(e, E_INVAL, "volume %s can still be written\ntake a snapshot and clone that: cohort snapshot create %s", of->name, of->name);
     struct volume_spec spec = {.name = k->clone, .size_bytes = of->size_bytes, .replicas = of->replicas,
-                               .shard_bytes = of->shard_bytes, .purpose = "disk"};
+                               .shard_bytes = of->shard_bytes, .purpose = "disk", .class = copies_class(of)};
     int rc = volume_insert(v, t, op->id, &spec, "", e);
     if (rc != E_OK)
         return rc;
@@ -249,7 +250,7 @@ static int build_clone(struct op *op, const struct cdb_view *v, struct cdb_txn *
     cdb_txn_require_str(t, CDB_T_VOLUME, of->id, CDB_VOLUME_state, "ready");
     cdb_txn_set_str(t, CDB_T_VOLUME, op->id, CDB_VOLUME_parent, of->id);
     cdb_txn_set_str(t, CDB_T_VOLUME, op->id, CDB_VOLUME_key, of->key); /* layers of one stack exchange ciphertext */
-    cdb_txn_set_smap(t, CDB_T_VOLUME, op->id, CDB_VOLUME_policy, &of->policy);
+    cdb_txn_set_smap(t, CDB_T_VOLUME, op->id, CDB_VOLUME_policy, &of->policy); /* its class, too: what it shares is of one medium */
     op_event(op, t, "info", k->clone, "volume %s made as a clone of %s", k->clone, of->name);
     return E_OK;
 }

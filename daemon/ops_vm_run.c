@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/buf.h"
 #include "daemon/op.h"
+#include "ha/plan.h"
 
 struct run {
     struct op op;
@@ -14,13 +15,7 @@ struct run {
 
 int64_t ops_node_memory_used(const struct cdb_view *v, const char *node_id)
 {
-    int64_t used = 0;
-    for (size_t i = 0; i < cdb_machine_count(v); i++) {
-        const struct cdb_machine *m = cdb_machine_at(v, i);
-        if (strcmp(m->host, node_id) == 0 || strcmp(m->migrate_to, node_id) == 0)
-            used += m->memory_bytes;
-    }
-    return used;
+    return plan_promised_bytes(v, node_id);
 }
 
 static int guests_on(const struct cdb_view *v, const char *node_id, const struct cdb_machine *but_for, bool *ret_rival)

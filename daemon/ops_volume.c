@@ -19,8 +19,8 @@ int64_t ops_shard_bytes(int64_t size_bytes)
     return shard;
 }
 
-/* Nodes that have a disk which may hold new data. */
-static int nodes_with_disks(const struct cdb_view *v)
+/* Nodes that have a disk which may hold new data of volumes of that class. */
+static int nodes_with_disks(const struct cdb_view *v, const char *class)
 {
     int n = 0;
     for (size_t i = 0; i < cdb_node_count(v); i++) {
@@ -28,11 +28,34 @@ static int nodes_with_disks(const struct cdb_view *v)
         bool has = false;
         for (size_t j = 0; j < cdb_disk_count(v) && !has; j++) {
             const struct cdb_disk *d = cdb_disk_at(v, j);
-            has = strcmp(d->node, node->id) == 0 && strcmp(d->state, "up") == 0;
+            has = strcmp(d->node, node->id) == 0 && strcmp(d->state, "up") == 0 && strcmp(d->medium, class) == 0;
         }
         n += has && strcmp(node->state, "leaving") != 0;
     }
     return n;
+}
+
+/* As it is in the database. */
+static const char *class_of(const struct volume_spec *s) { return s->class && strcmp(s->class, "storage") ? s->class : CLASS_STORAGE; }
+
+static int check_places(const struct cdb_view *v, const char *class, int64_t wanted, int64_t *ret_replicas, struct err *e)
+{
+    bool memory = !strcmp(class, CLASS_MEMORY);
+    if (*class && !memory)
+        return err_set(e, E_INVAL, "class \"%.40s\" is not allowed\nstorage or memory", class);
+    int nodes = nodes_with_disks(v, class);
+    int64_t replicas = wanted ? wanted : nodes < 3 ? nodes : 3;
+    if (nodes == 0)
+        return memory ? err_set(e, E_NOSPC, "no node gives memory to volumes of class memory\nlet some do: cohort disk add NODE:DISK --memory SIZE")
+                      : err_set(e, E_NOSPC, "no node has a usable disk\nsee cohort disk list");
+    if (replicas < 1 || replicas > 3)
+        return err_set(e, E_INVAL, "replicas must be 1, 2 or 3, is %" PRId64, replicas);
+    if (replicas > nodes)
+        return err_set(e, E_NOSPC, "%" PRId64 " replicas need disks %son %" PRId64 " nodes; %d node%s a usable disk%s\nask for fewer replicas or %s",
+                       replicas, memory ? "in memory " : "", replicas, nodes, nodes == 1 ? " has" : "s have", memory ? " in memory" : "",
+                       memory ? "give more: cohort disk add NODE:DISK --memory SIZE" : "add a node");
+    *ret_replicas = replicas;
+    return E_OK;
 }
 
 int volume_check(const struct cdb_view *v, const struct volume_spec *s, int64_t *ret_replicas, int64_t *ret_shard_bytes, struct err *e)
@@ -42,15 +65,10 @@ int volume_check(const struct cdb_view *v, const struct volume_spec *s, int64_t 
         return rc;
     if (s->size_bytes < VOLUME_MIN_BYTES || s->size_bytes > VOLUME_MAX_BYTES || s->size_bytes % 4096)
         return err_set(e, E_INVAL, "size_bytes %" PRId64 " is not allowed\na multiple of 4096 from 1 MiB to 4 TiB", s->size_bytes);
-    int nodes = nodes_with_disks(v);
-    int64_t replicas = s->replicas ? s->replicas : nodes < 3 ? nodes : 3;
-    if (nodes == 0)
-        return err_set(e, E_NOSPC, "no node has a usable disk\nsee cohort disk list");
-    if (replicas < 1 || replicas > 3)
-        return err_set(e, E_INVAL, "replicas must be 1, 2 or 3, is %" PRId64, replicas);
-    if (replicas > nodes)
-        return err_set(e, E_NOSPC, "%" PRId64 " replicas need disks on %" PRId64 " nodes; %d node%s a usable disk\n"
-                       "ask for fewer replicas or add a node", replicas, replicas, nodes, nodes == 1 ? " has" : "s have");
+    int64_t replicas = 0;
+    rc = check_places(v, class_of(s), s->replicas, &replicas, e);
+    if (rc != E_OK)
+        return rc;
     int64_t shard = s->shard_bytes ? s->shard_bytes : ops_shard_bytes(s->size_bytes);
     if (shard < GIB || shard > 64 * GIB || (shard & (shard - 1)) || (s->size_bytes + shard - 1) / shard > SHARDS_MAX)
         return err_set(e, E_INVAL, "shard_bytes %" PRId64 " is not allowed\na power of two from 1 to 64 GiB that makes at most %d shards; leave it out for the default",
@@ -85,6 +103,10 @@ int volume_insert(const struct cdb_view *v, struct cdb_txn *t, const char *id, c
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_purpose, s->purpose);
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_state, "ready");
     cdb_txn_set_str(t, CDB_T_VOLUME, id, CDB_VOLUME_key, key);
+    if (*class_of(s)) {
+        char *k[] = {"class"}, *val[] = {(char *)class_of(s)};
+        cdb_txn_set_smap(t, CDB_T_VOLUME, id, CDB_VOLUME_policy, &(struct cdb_smap){1, k, val});
+    }
     return E_OK;
 }
 
@@ -288,7 +310,7 @@ int op_volume_resize(struct ops *o, const char *name, int64_t size_bytes, op_don
 
 const char *volume_health_name(enum volume_health h)
 {
-    static const char *const names[] = {"healthy", "degraded", "resyncing", "parked"};
+    static const char *const names[] = {"healthy", "degraded", "resyncing", "parked", "lost"};
     return names[h];
 }
 
@@ -305,7 +327,7 @@ static bool resyncing(const struct cdb_view *v, const struct cdb_volume *vol)
 }
 
 /* Copies that count and whose node is there; a shard's set is cleaned up only when the next write meets the loss. */
-static int live_copies(const struct cdb_view *v, const struct cdb_shard *s)
+int volume_live_copies(const struct cdb_view *v, const struct cdb_shard *s)
 {
     int n = 0;
     for (size_t i = 0; i < s->replicas.n; i++) {
@@ -345,12 +367,18 @@ enum volume_health ops_volume_health(const struct cdb_view *v, const struct cdb_
         const struct cdb_shard *s = cdb_shard_at(v, i);
         if (strcmp(s->volume, vol->id) != 0)
             continue;
-        int n = live_copies(v, s);
+        int n = volume_live_copies(v, s);
         full = full ? full : full_disk(v, s);
         shards++;
         short_of += n < vol->replicas;
         if (n < fewest)
             fewest = n;
+    }
+    if (copies_volume_lost(v, vol)) {
+        bool disk = strcmp(vol->purpose, "disk") == 0;
+        snprintf(why, 160, "it lived in memory only and its last copy is gone%s: cohort %s %.40s", disk ? "; its I/O waits" : "",
+                 disk ? "volume reset" : "snapshot delete", vol->name);
+        return VOLUME_LOST;
     }
     if (*vol->key && !keyring_has()) {
         snprintf(why, 160, "encrypted, and this node does not have the cluster key: its I/O waits; cohort cluster key unlock");

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "base/buf.h"
 #include "base/clock.h"
+#include "cluster/copies.h"
 #include "daemon/op.h"
 
 static const struct cdb_volume *find(struct op *op, const struct cdb_view *v, const char *name, struct err *e)
@@ -135,5 +136,64 @@ int op_volume_give_up(struct ops *o, const char *name, op_done *done, void *arg,
     struct check *c = op_new(o, sizeof *c, "give up blocks of volume", done, arg);
     c->name = name;
     c->op.build = build_give_up;
+    return op_start(&c->op, e);
+}
+
+/* ---- reset ---- */
+
+static int check_reset(const struct cdb_view *v, const struct cdb_volume *vol, const struct cdb_machine *user, struct err *e)
+{
+    if (strcmp(copies_class(vol), CLASS_MEMORY) != 0)
+        return err_set(e, E_INVAL, "volume %s is on storage, which is never emptied like this\nbring its disks back, or delete it", vol->name);
+    if (strcmp(vol->purpose, "disk") != 0 || vol->sealed || strcmp(vol->state, "ready") != 0)
+        return err_set(e, E_INVAL, "volume %s cannot be written\ndelete it instead", vol->name);
+    if (user && (strcmp(user->desired, "stopped") != 0 || strcmp(user->state, "stopped") != 0))
+        return err_set(e, E_BUSY, "volume %s is a disk of vm %s, which is %s\nstop it first: cohort vm stop %s", vol->name, user->name, user->state,
+                       user->name);
+    bool lost = copies_volume_lost(v, vol);
+    for (size_t i = 0; i < cdb_shard_count(v) && !lost; i++)
+        lost = strcmp(cdb_shard_at(v, i)->volume, vol->id) == 0 && !volume_live_copies(v, cdb_shard_at(v, i));
+    if (!lost)
+        return err_set(e, E_CONFLICT, "volume %s is not lost: all of it has a copy\nif it is not wanted any more: cohort volume delete %s", vol->name,
+                       vol->name);
+    const struct cdb_node *owner = *vol->owner ? cdb_node_get(v, vol->owner) : NULL;
+    if (owner && !user && strcmp(owner->state, "dead") != 0)
+        return err_set(e, E_BUSY, "volume %s is in use on node %s\nend its use there first", vol->name, owner->name);
+    return E_OK;
+}
+
+/* Under a new name of its data: should a node that was taken for dead still have a copy, it is a deleted volume's. */
+static int build_reset(struct op *op, const struct cdb_view *v, struct cdb_txn *t, struct err *e)
+{
+    const struct check *c = (struct check *)op;
+    const struct cdb_volume *vol = find(op, v, c->name, e);
+    char data[ID_LEN + 1];
+    if (!vol)
+        return e->code;
+    const struct cdb_machine *m = ops_volume_user(v, vol->id, NULL);
+    int rc = check_reset(v, vol, m, e);
+    if (rc != E_OK)
+        return rc;
+    id_new(data);
+    if (m)
+        cdb_txn_require_int(t, CDB_T_MACHINE, m->id, CDB_MACHINE_generation, m->generation);
+    cdb_txn_require_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_owner, vol->owner);
+    volume_doom_data(v, t, vol);
+    volume_hand_over(t, vol, "");
+    cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_data, data);
+    cdb_txn_set_str(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_parent, "");
+    cdb_txn_set_bool(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_flatten, false);
+    cdb_txn_set_strs(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_unreadable, 0, NULL);
+    cdb_txn_set_strs(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_given_up, 0, NULL);
+    cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_lost_ms, 0);
+    op_event(op, t, "warning", vol->name, "volume %s was lost and begins anew, empty", vol->name);
+    return E_OK;
+}
+
+int op_volume_reset(struct ops *o, const char *name, op_done *done, void *arg, struct err *e)
+{
+    struct check *c = op_new(o, sizeof *c, "reset volume", done, arg);
+    c->name = name;
+    c->op.build = build_reset;
     return op_start(&c->op, e);
 }

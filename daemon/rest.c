@@ -59,6 +59,7 @@ static const struct rest_route routes[] = {
     {"POST", API "/volumes/*/resize", ROLE_OPERATOR, rest_volume_resize, SMALL, 0},
     {"POST", API "/volumes/*/check", ROLE_OPERATOR, rest_volume_check, SMALL, 0},
     {"POST", API "/volumes/*/give-up", ROLE_ADMIN, rest_volume_give_up, SMALL, 0},
+    {"POST", API "/volumes/*/reset", ROLE_OPERATOR, rest_volume_reset, SMALL, 0},
     {"POST", API "/volumes/*/limits", ROLE_OPERATOR, rest_volume_limits, SMALL, 0},
     {"POST", API "/volumes/*/clone", ROLE_OPERATOR, rest_volume_clone, SMALL, 0},
     {"POST", API "/volumes/*/flatten", ROLE_OPERATOR, rest_volume_flatten, SMALL, 0},

@@ -118,6 +118,7 @@ void rest_key_set(struct rest_req *rq);
 void rest_key_unlock(struct rest_req *rq);
 void rest_volume_check(struct rest_req *rq);
 void rest_volume_give_up(struct rest_req *rq);
+void rest_volume_reset(struct rest_req *rq);
 void rest_volume_limits(struct rest_req *rq);
 void rest_volume_clone(struct rest_req *rq);
 void rest_volume_flatten(struct rest_req *rq);

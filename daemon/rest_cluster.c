@@ -34,7 +34,7 @@ static void node_alarms(const struct cdb_view *v, json_t *alarms, json_t *nodes)
 
 static json_t *volume_summary(const struct cdb_view *v, json_t *alarms)
 {
-    int n[4] = {0};
+    int n[VOLUME_HEALTHS] = {0};
     char why[160], object[96];
     for (size_t i = 0; i < cdb_volume_count(v); i++) {
         const struct cdb_volume *vol = cdb_volume_at(v, i);
@@ -44,11 +44,11 @@ static json_t *volume_summary(const struct cdb_view *v, json_t *alarms)
         n[h]++;
         snprintf(object, sizeof object, "volume %.80s", vol->name);
         if (h != VOLUME_HEALTHY)
-            alarm_add(alarms, h == VOLUME_PARKED ? "alarm" : "warning", object, why,
-                      h == VOLUME_RESYNCING ? "nothing to do: see cohort task list" : "bring back the node or disk that holds the missing copy: cohort volume show");
+            alarm_add(alarms, h == VOLUME_PARKED || h == VOLUME_LOST ? "alarm" : "warning", object, why,
+                      h == VOLUME_RESYNCING ? "nothing to do: see cohort task list" : h == VOLUME_LOST ? "empty it for use again, or delete it" : "bring back the node or disk that holds the missing copy: cohort volume show");
     }
-    return json_pack("{s:i, s:i, s:i, s:i}", "healthy", n[VOLUME_HEALTHY], "degraded", n[VOLUME_DEGRADED], "resyncing", n[VOLUME_RESYNCING],
-                     "parked", n[VOLUME_PARKED]);
+    return json_pack("{s:i, s:i, s:i, s:i, s:i}", "healthy", n[VOLUME_HEALTHY], "degraded", n[VOLUME_DEGRADED], "resyncing", n[VOLUME_RESYNCING],
+                     "parked", n[VOLUME_PARKED], "lost", n[VOLUME_LOST]);
 }
 
 static json_t *vm_summary(const struct cdb_view *v, json_t *alarms)

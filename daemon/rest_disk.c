@@ -53,10 +53,17 @@ void rest_disk_add(struct rest_req *rq)
     struct disk_spec *s = rest_priv(rq, sizeof *s);
     struct err e;
     const struct jin_field f[] = {
-        {"node", JIN_STR, true, &s->node}, {"name", JIN_STR, true, &s->name, 1, 63}, {"fast_path", JIN_STR, true, &s->fast, 1, 200},
-        {"capacity_path", JIN_STR, true, &s->capacity, 1, 200}, {"spare", JIN_BOOL, false, &s->spare},
+        {"node", JIN_STR, true, &s->node}, {"name", JIN_STR, true, &s->name, 1, 63}, {"fast_path", JIN_STR, false, &s->fast, 1, 200},
+        {"capacity_path", JIN_STR, false, &s->capacity, 1, 200}, {"memory_bytes", JIN_INT, false, &s->memory_bytes, 1, INT64_MAX},
+        {"spare", JIN_BOOL, false, &s->spare},
     };
-    if (rest_read(rq, f, N(f)))
+    s->fast = s->capacity = "";
+    if (!rest_read(rq, f, N(f)))
+        return;
+    if (!s->memory_bytes && (!*s->fast || !*s->capacity)) {
+        err_set(&e, E_INVAL, "field \"%s\": missing\na disk needs both paths, or memory_bytes", *s->fast ? "capacity_path" : "fast_path");
+        rest_fail(rq, &e);
+    } else
         rest_started(rq, op_disk_add(rq->r->ops, s, rest_done, rq, &e), &e);
 }
 

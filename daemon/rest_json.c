@@ -3,6 +3,7 @@
 #include <string.h>
 #include "compute/image.h"
 #include "base/buf.h"
+#include "cluster/copies.h"
 #include "daemon/rest.h"
 
 static json_t *str(const char *s)
@@ -79,6 +80,8 @@ json_t *json_disk(const struct cdb_view *v, const struct cdb_disk *d)
     put_str(o, "id", d->id);
     put_ref(o, v, CDB_T_NODE, "node", d->node);
     put_str(o, "name", d->name);
+    put_str(o, "medium", *d->medium ? d->medium : "storage");
+    put_int(o, "memory_bytes", d->memory_bytes);
     put_str(o, "fast_path", d->fast_path);
     put_str(o, "capacity_path", d->capacity_path);
     put_int(o, "size_bytes", d->size_bytes);
@@ -193,7 +196,9 @@ json_t *json_volume(const struct cdb_view *v, const struct cdb_volume *vol, bool
     put_int(o, "epoch", vol->epoch);
     put_bool(o, "sealed", vol->sealed);
     put_str(o, "purpose", vol->purpose);
-    put_str(o, "state", vol->state);
+    put_str(o, "class", *copies_class(vol) ? copies_class(vol) : "storage");
+    put_str(o, "state", h == VOLUME_LOST && strcmp(vol->state, "ready") == 0 ? "lost" : vol->state);
+    put_int(o, "lost_ms", vol->lost_ms);
     put_str(o, "health", volume_health_name(h));
     put_str(o, "health_reason", why);
     put_str(o, "vm", user ? user->name : "");

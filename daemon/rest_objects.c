@@ -127,6 +127,7 @@ void rest_volume_create(struct rest_req *rq)
         {"size_bytes", JIN_INT, true, &s->size_bytes, VOLUME_MIN_BYTES, VOLUME_MAX_BYTES},
         {"replicas", JIN_INT, false, &s->replicas, 1, 3},
         {"encrypted", JIN_BOOL, false, &s->encrypted},
+        {"class", JIN_STR, false, &s->class, 1, 20},
         {"shard_bytes", JIN_INT, false, &s->shard_bytes, INT64_C(1) << 30, INT64_C(64) << 30},
     };
     if (rest_read(rq, f, N(f)))
@@ -182,6 +183,13 @@ void rest_volume_check(struct rest_req *rq)
     struct err e;
     if (rest_read(rq, NULL, 0))
         rest_started(rq, op_volume_check(rq->r->ops, rq->arg[0], rest_done, rq, &e), &e);
+}
+
+void rest_volume_reset(struct rest_req *rq)
+{
+    struct err e;
+    if (rest_read(rq, NULL, 0))
+        rest_started(rq, op_volume_reset(rq->r->ops, rq->arg[0], rest_done, rq, &e), &e);
 }
 
 void rest_volume_give_up(struct rest_req *rq)

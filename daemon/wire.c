@@ -123,10 +123,10 @@ static const char *disk_row(const struct cdb_view *v, const struct daemon *d, co
 static int start_storage(struct daemon *d, const struct cdb_view *v, struct err *e)
 {
     static struct image_io io;
-    char *nbd = xasprintf("%s/nbd.sock", d->conf.run_dir);
+    char *nbd = xasprintf("%s/nbd.sock", d->conf.run_dir), *memory = xasprintf("%s/memory", d->conf.state_dir);
     struct asan_conf c = {.db = d->db, .node_id = d->node_id, .cluster_uuid = d->cluster_uuid,
                           .tls = {parts.paths.ca_pem, parts.paths.cert_pem, parts.paths.key_pem},
-                          .listen_address = d->conf.address, .port = d->conf.storage_port, .nbd_socket = nbd, .nbd_port = d->conf.nbd_port,
+                          .listen_address = d->conf.address, .port = d->conf.storage_port, .nbd_socket = nbd, .memory_dir = memory, .nbd_port = d->conf.nbd_port,
                           .journal_bytes = (uint64_t)d->conf.journal_bytes,
                           .cache_bytes = d->conf.cache_bytes < 0 ? ASAN_BY_DEVICE : (uint64_t)d->conf.cache_bytes};
     for (int i = 0; i < d->conf.n_storage_addresses; i++)
@@ -142,6 +142,7 @@ static int start_storage(struct daemon *d, const struct cdb_view *v, struct err 
     }
     int rc = asan_start(&c, &d->asan, e);
     free(nbd);
+    free(memory);
     if (rc)
         return rc;
     io = (struct image_io){image_write, d};

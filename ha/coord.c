@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
+#include "cluster/copies.h"
 #include "ha/plan.h"
 #include "ha/repair.h"
 
@@ -256,6 +257,20 @@ static void repair(struct out *o, uint64_t now_ms, int64_t wall_ms, const struct
         act(o, COORD_REPAIR, "", NULL);
 }
 
+/* Volumes in memory whose last copy is gone, and those that are whole again after a reset or revert. */
+static void judge_lost(struct out *o, uint64_t now_ms, const struct cdb_view *v)
+{
+    struct coord *c = o->c;
+    if (c->state != COORD_ACTING || now_ms < c->lost_ms)
+        return;
+    c->lost_ms = now_ms + COORD_REPAIR_MS;
+    for (size_t i = 0; i < cdb_volume_count(v); i++) {
+        const struct cdb_volume *vol = cdb_volume_at(v, i);
+        if (!strcmp(vol->state, "ready") && copies_volume_lost(v, vol) != (vol->lost_ms != 0))
+            act(o, COORD_LOST, vol->id, NULL);
+    }
+}
+
 int coord_step(struct coord *c, uint64_t now_ms, int64_t wall_ms, const struct cdb_view *v, bool local_leader,
                struct coord_action *ret_actions, int max)
 {
@@ -290,5 +305,6 @@ int coord_step(struct coord *c, uint64_t now_ms, int64_t wall_ms, const struct c
     rescue(&o, now_ms, v);
     evacuate(&o, now_ms, v);
     repair(&o, now_ms, wall_ms, v);
+    judge_lost(&o, now_ms, v);
     return o.n;
 }

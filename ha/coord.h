@@ -44,12 +44,13 @@ enum coord_action_kind {
     COORD_MOVE,         /* machine to node: its host is dead or it has none */
     COORD_REPAIR,       /* copies of shards: what repair_plan() says (repair.h) */
     COORD_EVACUATE,     /* machine to node: live migration away from a node in maintenance */
+    COORD_LOST,         /* volume of class memory: Volume.lost_ms follows from its copies (cluster/copies.h) */
     COORD_GIVE_UP,      /* machine whose policy is not to be restarted: stopped, with the reason */
 };
 
 struct coord_action {
     enum coord_action_kind kind;
-    char subject[ID_LEN + 1]; /* node or machine id */
+    char subject[ID_LEN + 1]; /* node, machine or volume id */
     char to[ID_LEN + 1];
     int64_t term;             /* that must still be in force; for TAKE_OFFICE the one before ours */
     int steps;                /* REPAIR: at most so many */
@@ -73,6 +74,7 @@ struct coord {
     uint64_t evacuate_ms;      /* next guest away from a node in maintenance */
     char evacuated[ID_LEN + 1]; /* the last one that was asked to go: one that could not go is not tried again and again */
     uint64_t repair_ms;        /* next look at the copies */
+    uint64_t lost_ms;          /* next look for lost volumes */
     int repair_steps;          /* in the next transaction: a quarter after one that was refused (any of the rows may have changed), twice
                                 * as many after one that was not */
     int n_pending;             /* actions handed out whose result is not known */

@@ -165,6 +165,28 @@ static struct cdb_txn *repair(const struct cdb_view *v, const struct coord_actio
     return t;
 }
 
+static struct cdb_txn *lost(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
+{
+    const struct cdb_volume *vol = cdb_volume_get(v, a->subject);
+    char object[160], message[400];
+    bool is_lost = vol && copies_volume_lost(v, vol);
+    if (!vol || is_lost == (vol->lost_ms != 0))
+        return NULL;
+    struct cdb_txn *t = begin(a);
+    cdb_txn_require_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_epoch, vol->epoch);
+    cdb_txn_require_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_lost_ms, vol->lost_ms);
+    cdb_txn_set_int(t, CDB_T_VOLUME, vol->id, CDB_VOLUME_lost_ms, is_lost ? wall_ms : 0);
+    if (!is_lost || !strcmp(vol->purpose, "layer"))
+        return t;
+    bool snapshot = !strcmp(vol->purpose, "snapshot");
+    snprintf(object, sizeof object, "volume %s", vol->name);
+    snprintf(message, sizeof message, "lost: it lived in memory only, and its last copy is gone. %s: cohort %s %s",
+             snapshot ? "Delete it" : "Its I/O waits until it is emptied for use again (or deleted)", snapshot ? "snapshot delete" : "volume reset",
+             vol->name);
+    cdb_txn_event(t, wall_ms, "alarm", object, message, self);
+    return t;
+}
+
 struct cdb_txn *coord_txn(const struct cdb_view *v, const struct coord_action *a, int64_t wall_ms, const char *self)
 {
     switch (a->kind) {
@@ -180,6 +202,8 @@ struct cdb_txn *coord_txn(const struct cdb_view *v, const struct coord_action *a
         return repair(v, a, wall_ms, self);
     case COORD_EVACUATE:
         return evacuate(v, a, wall_ms, self);
+    case COORD_LOST:
+        return lost(v, a, wall_ms, self);
     case COORD_GIVE_UP:
         return give_up(v, a, wall_ms, self);
     }

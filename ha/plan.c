@@ -2,6 +2,15 @@
 #include "ha/plan.h"
 #include <string.h>
 
+int64_t plan_disk_memory(const struct cdb_view *v, const char *node)
+{
+    int64_t sum = 0;
+    for (size_t i = 0; i < cdb_disk_count(v); i++)
+        if (!strcmp(cdb_disk_at(v, i)->node, node))
+            sum += cdb_disk_at(v, i)->memory_bytes;
+    return sum;
+}
+
 int64_t plan_promised_bytes(const struct cdb_view *v, const char *node)
 {
     int64_t sum = 0;
@@ -10,7 +19,7 @@ int64_t plan_promised_bytes(const struct cdb_view *v, const char *node)
         if (!strcmp(m->host, node) || !strcmp(m->migrate_to, node))
             sum += m->memory_bytes;
     }
-    return sum;
+    return sum + plan_disk_memory(v, node);
 }
 
 static bool repelled(const struct cdb_view *v, const struct cdb_machine *m, const char *node)

@@ -1,6 +1,6 @@
 /* Placement: which node should run a guest. Pure: a database view and the numbers of the last heartbeats in, a node out.
  *
- * A node qualifies if it is up, not in maintenance, has the memory (what its guests were promised counts, not what they use) and runs no
+ * A node qualifies if it is up, not in maintenance, has the memory (what its guests and its disks in memory were promised counts, not what they use) and runs no
  * other guest of the same anti-affinity group. Among those: most replicas of the guest's volumes on its own disks (reads
  * stay local), then most memory left, then the smaller id, so that everyone computes the same.
  */
@@ -21,7 +21,9 @@ struct plan_usable { /* nodes the caller knows to be usable beyond their row, NU
  * long as the view. `not_node` (may be NULL) is left out. */
 const char *plan_host(const struct cdb_view *v, const struct cdb_machine *m, const struct plan_usable *usable,
                       const char *not_node, struct err *e);
-/* Bytes of memory promised to the guests that have `node` as their host. */
+/* Bytes of memory promised to the guests that have `node` as their host, and to its disks of medium memory. */
 int64_t plan_promised_bytes(const struct cdb_view *v, const char *node);
+/* The latter alone. */
+int64_t plan_disk_memory(const struct cdb_view *v, const char *node);
 
 #endif

@@ -67,7 +67,7 @@ static void add(struct plan *p, enum repair_why why, const struct look *l, const
 static const struct cdb_disk *pick(const struct plan *p, const struct look *l, const char *not_counting, int64_t need)
 {
     const char *keep[8];
-    struct spread_want w = {.shard = l->s->id, .prefer_node = l->local ? "" : l->vol->owner, .taken = keep, .need_bytes = need};
+    struct spread_want w = {.medium = copies_class(l->vol), .shard = l->s->id, .prefer_node = l->local ? "" : l->vol->owner, .taken = keep, .need_bytes = need};
     for (size_t k = 0; k < l->s->replicas.n && w.n_taken < 8; k++)
         if (!not_counting || strcmp(l->s->replicas.v[k], not_counting))
             keep[w.n_taken++] = l->s->replicas.v[k];
@@ -153,14 +153,14 @@ static void move(struct plan *p, const struct look *l)
     }
 }
 
-/* One copy from the fullest disk to the emptiest that may have it, if that makes them more alike. */
-static void balance(struct plan *p)
+/* One copy from the fullest disk of a medium to the emptiest that may have it, if that makes them more alike. */
+static void balance(struct plan *p, const char *medium)
 {
     const struct cdb_disk *fullest = NULL;
     int64_t most = 0;
     for (size_t i = 0; i < cdb_disk_count(p->v); i++) {
         const struct cdb_disk *d = cdb_disk_at(p->v, i);
-        if (spread_room(p->sp, d->id) != INT64_MIN && (!fullest || fill(p, d->id) > most)) {
+        if (!strcmp(d->medium, medium) && spread_room(p->sp, d->id) != INT64_MIN && (!fullest || fill(p, d->id) > most)) {
             fullest = d;
             most = fill(p, d->id);
         }
@@ -198,7 +198,7 @@ static bool holds_copies(const struct cdb_view *v, const char *disk)
     return false;
 }
 
-/* A spare for each failed or isolated disk that holds copies: of its own node if there is one. */
+/* A spare of the same medium for each failed or isolated disk that holds copies: of its own node if there is one. */
 static void spares(struct plan *p)
 {
     const struct cdb_disk *used[REPAIR_STEPS_MAX];
@@ -210,7 +210,7 @@ static void spares(struct plan *p)
         for (size_t k = 0; k < cdb_disk_count(p->v); k++) {
             const struct cdb_disk *s = cdb_disk_at(p->v, k);
             const struct cdb_node *n = cdb_node_get(p->v, s->node);
-            bool taken = strcmp(s->state, "spare") || !n || strcmp(n->state, "up") || n->maintenance;
+            bool taken = strcmp(s->state, "spare") || strcmp(s->medium, d->medium) || !n || strcmp(n->state, "up") || n->maintenance;
             for (int u = 0; u < n_used; u++)
                 taken = taken || used[u] == s;
             if (!taken && (!best || (!strcmp(s->node, d->node) && strcmp(best->node, d->node))))
@@ -254,7 +254,9 @@ int repair_plan(const struct cdb_view *v, const struct repair_conf *c, struct re
     for (size_t i = 0; calm && i < n && p.n < max; i++)
         move(&p, &work[i]);
     if (calm && p.n == 0 && p.moves == 0 && c->balance)
-        balance(&p);
+        balance(&p, CLASS_STORAGE);
+    if (calm && p.n == 0 && p.moves == 0 && c->balance)
+        balance(&p, CLASS_MEMORY);
     free(work);
     spread_free(p.sp);
     return p.n;

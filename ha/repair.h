@@ -11,7 +11,8 @@
  *            the one on the fullest disk, never the owner's own)
  * and, when nothing of that is left to do, one at a time:
  *   balance  the fullest disk is fuller than the emptiest by more than BALANCE_PERCENT of its size: a copy moves
- * A spare disk comes into service for a failed or isolated disk that holds copies (spare).
+ * A spare disk comes into service for a failed or isolated disk of its medium that holds copies (spare). Every copy goes to a disk of
+ * its volume's class (copies_class()); disks are balanced within their medium.
  *
  * A copy that is in sync is never taken out of a row unless `replicas` other kept ones are in sync; a lost copy that is the
  * only one in sync stays where it is. Shards with one copy left come first; then two; moves last, few at a time, so that the

@@ -610,13 +610,138 @@ static void give_up(void **s)
     assert_true(cdb_strs_has(&volume("v")->given_up, "0+4096") && cdb_strs_has(&volume("v")->given_up, "131072+4096"));
 }
 
+/* ---- class memory ---- */
+
+static int add_memory(const char *name, int64_t mib)
+{
+    struct disk_spec d = {.node = "n1", .name = name, .fast = "", .capacity = "", .memory_bytes = mib * MIB};
+    return twin_end(&w, op_disk_add(w.ops, &d, twin_done, &w, &w.err));
+}
+
+static int make_in_memory(const char *name, int64_t replicas)
+{
+    struct volume_spec v = {.name = name, .size_bytes = GIB, .replicas = replicas, .purpose = "disk", .class = "memory"};
+    return twin_end(&w, op_volume_create(w.ops, &v, twin_done, &w, &w.err));
+}
+
+static int reset(const char *name) { return twin_end(&w, op_volume_reset(w.ops, name, twin_done, &w, &w.err)); }
+
+/* Of 8 GiB a node may give 4, if its guests leave them. */
+static void memory_disks(void **s)
+{
+    assert_int_equal(add_memory("ram", 255), E_INVAL);
+    assert_non_null(strstr(w.err.msg, "at least 256 MiB"));
+    assert_int_equal(add_memory("ram", 4097), E_NOSPC);
+    assert_non_null(strstr(w.err.msg, "at most 4096 MiB more"));
+    assert_int_equal(add_memory("ram", INT64_C(1) << 40), E_NOSPC);
+    assert_int_equal(add_memory("ram", 3072), E_OK);
+    const struct cdb_disk *d = cdb_disk_get(twin_view(&w), w.id);
+    assert_string_equal(d->medium, "memory");
+    assert_int_equal(d->memory_bytes, 3072 * MIB);
+    assert_int_equal(ops_node_memory_used(twin_view(&w), w.node[0]), 3072 * MIB); /* guests do not get it, too */
+    assert_int_equal(add_memory("ram", 256), E_EXISTS);
+    assert_int_equal(add_memory("ram2", 1280), E_NOSPC);
+    assert_non_null(strstr(w.err.msg, "at most 1024 MiB more"));
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_insert(t, CDB_T_MACHINE, "m");
+    cdb_txn_set_str(t, CDB_T_MACHINE, "m", CDB_MACHINE_host, w.node[0]);
+    cdb_txn_set_int(t, CDB_T_MACHINE, "m", CDB_MACHINE_memory_bytes, 3584 * MIB);
+    twin_commit(&w, t);
+    assert_int_equal(add_memory("ram2", 1024), E_NOSPC);
+    assert_non_null(strstr(w.err.msg, "promised to nobody"));
+    assert_int_equal(add_memory("ram2", 512), E_OK);
+    struct disk_spec both = {.node = "n1", .name = "x", .fast = "/f", .capacity = "/c", .memory_bytes = 256 * MIB};
+    assert_int_equal(twin_end(&w, op_disk_add(w.ops, &both, twin_done, &w, &w.err)), E_INVAL);
+    assert_int_equal(twin_end(&w, op_disk_change(w.ops, "n1:ram2", DISK_REMOVE, twin_done, &w, &w.err)), E_OK);
+}
+
+static void memory_volumes(void **s)
+{
+    struct volume_spec odd = {.name = "v", .size_bytes = GIB, .purpose = "disk", .class = "tape"};
+    assert_int_equal(twin_end(&w, op_volume_create(w.ops, &odd, twin_done, &w, &w.err)), E_INVAL);
+    assert_non_null(strstr(w.err.msg, "storage or memory"));
+    assert_int_equal(make_in_memory("v", 0), E_NOSPC);
+    assert_non_null(strstr(w.err.msg, "cohort disk add NODE:DISK --memory SIZE"));
+    assert_int_equal(add_memory("ram", 1024), E_OK);
+    assert_int_equal(make_in_memory("v", 2), E_NOSPC); /* there are three nodes with storage, but only one with memory */
+    assert_int_equal(make_in_memory("v", 0), E_OK);
+    assert_int_equal(volume("v")->replicas, 1);
+    assert_string_equal(cdb_smap_get(&volume("v")->policy, "class"), "memory");
+    assert_int_equal(make_volume("s", GIB, 0), E_OK);
+    assert_int_equal(volume("s")->replicas, 3);
+    assert_int_equal(volume("s")->policy.n, 0);
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_bool(t, CDB_T_VOLUME, volume("v")->id, CDB_VOLUME_sealed, true);
+    twin_commit(&w, t);
+    assert_int_equal(twin_end(&w, op_volume_clone(w.ops, "v", "c", twin_done, &w, &w.err)), E_OK);
+    assert_string_equal(cdb_smap_get(&volume("c")->policy, "class"), "memory");
+}
+
+static void reset_lost(void **s)
+{
+    char why[160], data[ID_LEN + 1];
+    for (int i = 0; i < 3; i++) {
+        struct cdb_txn *t = cdb_txn_new();
+        cdb_txn_set_str(t, CDB_T_DISK, w.disk[i], CDB_DISK_medium, "memory");
+        twin_commit(&w, t);
+    }
+    assert_int_equal(make_in_memory("v", 3), E_OK);
+    assert_int_equal(reset("v"), E_CONFLICT); /* nothing of it is lost */
+    shard(volume("v")->id, 0, 1);
+    assert_int_equal(ops_volume_health(twin_view(&w), volume("v"), why), VOLUME_PARKED);
+    assert_int_equal(reset("v"), E_CONFLICT);
+    struct cdb_txn *t = cdb_txn_new();
+    cdb_txn_set_int(t, CDB_T_DISK, w.disk[0], CDB_DISK_incarnation, 2);
+    cdb_txn_set_str(t, CDB_T_VOLUME, volume("v")->id, CDB_VOLUME_owner, w.node[1]);
+    cdb_txn_set_int(t, CDB_T_VOLUME, volume("v")->id, CDB_VOLUME_lost_ms, 5);
+    twin_commit(&w, t);
+    assert_int_equal(ops_volume_health(twin_view(&w), volume("v"), why), VOLUME_LOST);
+    assert_non_null(strstr(why, "cohort volume reset v"));
+    assert_int_equal(reset("v"), E_BUSY); /* something there uses it */
+    t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_NODE, w.node[1], CDB_NODE_state, "dead");
+    cdb_txn_insert(t, CDB_T_MACHINE, "m");
+    const char *disks[] = {"0:x"};
+    char disk[48];
+    snprintf(disk, sizeof disk, "0:%s", volume("v")->id);
+    disks[0] = disk;
+    cdb_txn_set_strs(t, CDB_T_MACHINE, "m", CDB_MACHINE_disks, 1, disks);
+    cdb_txn_set_str(t, CDB_T_MACHINE, "m", CDB_MACHINE_name, "web");
+    cdb_txn_set_str(t, CDB_T_MACHINE, "m", CDB_MACHINE_desired, "running");
+    cdb_txn_set_str(t, CDB_T_MACHINE, "m", CDB_MACHINE_state, "running");
+    twin_commit(&w, t);
+    assert_int_equal(reset("v"), E_BUSY);
+    assert_non_null(strstr(w.err.msg, "cohort vm stop web"));
+    t = cdb_txn_new();
+    cdb_txn_set_str(t, CDB_T_MACHINE, "m", CDB_MACHINE_desired, "stopped");
+    cdb_txn_set_str(t, CDB_T_MACHINE, "m", CDB_MACHINE_state, "stopped");
+    twin_commit(&w, t);
+    int64_t epoch = volume("v")->epoch;
+    snprintf(data, sizeof data, "%s", volume("v")->data);
+    assert_int_equal(reset("v"), E_OK);
+    assert_int_equal(volume("v")->epoch, epoch + 1);
+    assert_string_not_equal(volume("v")->data, data);
+    assert_int_equal(volume("v")->lost_ms, 0);
+    assert_int_equal(ops_volume_health(twin_view(&w), volume("v"), why), VOLUME_HEALTHY);
+    assert_string_equal(cdb_volume_get(twin_view(&w), cdb_shard_at(twin_view(&w), 0)->volume)->state, "deleting"); /* what was left of it */
+    t = cdb_txn_new();
+    for (int i = 0; i < 3; i++)
+        cdb_txn_set_str(t, CDB_T_DISK, w.disk[i], CDB_DISK_medium, "");
+    cdb_txn_set_str(t, CDB_T_NODE, w.node[1], CDB_NODE_state, "up");
+    twin_commit(&w, t);
+    assert_int_equal(make_volume("s", GIB, 3), E_OK);
+    shard(volume("s")->id, 0, 0);
+    assert_int_equal(ops_volume_health(twin_view(&w), volume("s"), why), VOLUME_PARKED); /* storage is never lost */
+    assert_int_equal(reset("s"), E_INVAL);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(volumes), T(give_up),   T(too_many_replicas), T(health),    T(networks),          T(addresses_run_out),     T(address_race),   T(volume_race),
         T(machines_refused), T(life),       T(placement), T(stop_on_dead_host), T(conflicts_and_unknown), T(without_quorum), T(images),
-        T(node_removal),     T(joining),    T(snapshots), T(imports),
+        T(node_removal),     T(joining),    T(snapshots), T(imports), T(memory_disks), T(memory_volumes), T(reset_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

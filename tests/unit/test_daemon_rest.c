@@ -371,12 +371,9 @@ static void routing(void **s)
 
 static void bad_bodies(void **s)
 {
-    static const struct { const char *body, *part; } bad[] = {
-        {"", "\"name\" is missing"},
-        {"{", "not valid JSON"},
-        {"[]", "must be a JSON object"},
-        {"\"x\"", "not valid JSON"},
-        {"{} x", "not valid JSON"},
+    static const struct { const char *body, *part, *to; } bad[] = { /* to: volumes, if nothing is said */
+        {"", "\"name\" is missing"}, {"{", "not valid JSON"}, {"[]", "must be a JSON object"},
+        {"\"x\"", "not valid JSON"}, {"{} x", "not valid JSON"},
         {"{\"name\":\"a\",\"name\":\"b\",\"size_bytes\":1}", "not valid JSON"},
         {"{\"name\":\"v\",\"size_bytes\":1073741824,\"colour\":\"red\"}", "unknown field \"colour\""},
         {"{\"name\":5,\"size_bytes\":1073741824}", "field \"name\": must be a text"},
@@ -390,18 +387,22 @@ static void bad_bodies(void **s)
         {"{\"name\":\"../etc\",\"size_bytes\":1073741824}", "is not allowed"},
         {"{\"name\":\"\xff\xfe\",\"size_bytes\":1073741824}", "not valid JSON"},
         {"{\"name\":\"a\\u0000b\",\"size_bytes\":1073741824}", ""},
+        {"{\"name\":\"v\",\"size_bytes\":1073741824,\"class\":\"tape\"}", "class \"tape\" is not allowed"},
+        {"{\"node\":\"n1\",\"name\":\"d\"}", "\"fast_path\": missing", "disks"}, {"{\"node\":\"n1\",\"name\":\"d\",\"fast_path\":\"/f\"}", "\"capacity_path\": missing", "disks"},
+        {"{\"node\":\"n1\",\"name\":\"d\",\"memory_bytes\":1048576}", "memory_bytes 1048576 is not allowed", "disks"},
+        {"{\"node\":\"n1\",\"name\":\"d\",\"memory_bytes\":-1}", "must be from 1", "disks"},
+        {"{\"node\":\"n1\",\"name\":\"d\",\"memory_bytes\":268435456,\"capacity_path\":\"/c\"}", "a disk in memory has no paths", "disks"},
+        {"{\"name\":\"a\",\"memory_bytes\":536870912,\"disks\":[{\"size_bytes\":1073741824,\"x\":1}]}", "unknown field \"disks[0].x\"", "vms"},
+        {"{\"name\":\"a\",\"memory_bytes\":536870912,\"disks\":[{}]}", "", "vms"}, {"{\"name\":\"a\",\"memory_bytes\":536870912,\"networks\":[1]}", "", "vms"},
+        {"{}", "", "vms/a/migrate"}, {"{\"token\":\"COHORT1.garbage\"}", "", "cluster/join"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        assert_int_equal(post("/api/v1/volumes", bad[i].body), 400);
+        char path[64];
+        snprintf(path, sizeof path, "/api/v1/%s", bad[i].to ? bad[i].to : "volumes");
+        assert_int_equal(post(path, bad[i].body), 400);
         assert_string_equal(text("code"), "invalid");
         assert_message(bad[i].part);
     }
-    assert_int_equal(post("/api/v1/vms", "{\"name\":\"a\",\"memory_bytes\":536870912,\"disks\":[{\"size_bytes\":1073741824,\"x\":1}]}"), 400);
-    assert_message("unknown field \"disks[0].x\"");
-    assert_int_equal(post("/api/v1/vms", "{\"name\":\"a\",\"memory_bytes\":536870912,\"disks\":[{}]}"), 400);
-    assert_int_equal(post("/api/v1/vms", "{\"name\":\"a\",\"memory_bytes\":536870912,\"networks\":[1]}"), 400);
-    assert_int_equal(post("/api/v1/vms/a/migrate", "{}"), 400);
-    assert_int_equal(post("/api/v1/cluster/join", "{\"token\":\"COHORT1.garbage\"}"), 400);
     assert_int_equal(post("/api/v1/cluster/init", "{\"name\":\"again\"}"), 409);
     assert_int_equal(get("/api/v1/volumes"), 200);
     assert_int_equal(json_array_size(last.json), 0);

@@ -459,7 +459,9 @@ static void test_drop_while_parked(void **state)
     vol_mem_park(f->vol, true);
     request(f, 0, NBD_CMD_READ, 1, 0, 4096);
     turns(f);
+    assert_true(nbd_server_uses(f->srv, f->vol));
     nbd_server_drop(f->srv, f->vol);
+    assert_false(nbd_server_uses(f->srv, f->vol));
     assert_true(hung_up(f));
     assert_int_equal(f->released, 0); /* its request is still there */
     vol_mem_park(f->vol, false);

@@ -364,6 +364,112 @@ static void test_spare_comes_in(void **state)
         assert_int_not_equal(s[i].why, REPAIR_SPARE);
 }
 
+/* One disk in memory beside each of storage: m0..m3; volume w in memory on m0, m1. */
+static void memory_too(void)
+{
+    char *k[] = {"class"}, *val[] = {"memory"};
+    struct cdb_smap policy = {1, k, val};
+    const char *on[] = {"m0", "m1"};
+    struct cdb_txn *t = cdb_txn_new();
+    for (int i = 0; i < 4; i++) {
+        char id[8];
+        snprintf(id, sizeof id, "m%d", i);
+        put_disk(t, id, i, 900 * GIB, "up"); /* with far more room than any other: it must not matter */
+        cdb_txn_set_str(t, CDB_T_DISK, id, CDB_DISK_medium, "memory");
+    }
+    put_volume(t, "w", 2, "");
+    cdb_txn_set_smap(t, CDB_T_VOLUME, "w", CDB_VOLUME_policy, &policy);
+    put_shard(t, "w", 0, 2, on);
+    commit(t);
+}
+
+/* Whatever happens to its disk, a copy goes to another one of its volume's class, or nowhere. */
+static void test_classes_apart(void **state)
+{
+    struct repair_step s[REPAIR_STEPS_MAX];
+    (void)state;
+    memory_too();
+    assert_int_equal(plan(s), 0);
+    set_str(CDB_T_DISK, "m0", CDB_DISK_state, "draining");
+    set_str(CDB_T_DISK, "d1", CDB_DISK_state, "draining");
+    int n = plan(s);
+    assert_int_equal(n, 3);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(s[i].add->id[0], s[i].shard->id[0] == 'w' ? 'm' : 'd');
+    set_str(CDB_T_DISK, "m2", CDB_DISK_state, "failed");
+    set_str(CDB_T_DISK, "m3", CDB_DISK_state, "failed");
+    n = plan(s);
+    assert_int_equal(n, 2);
+    for (int i = 0; i < n; i++)
+        assert_string_equal(s[i].shard->volume, "v");
+    set_str(CDB_T_DISK, "d1", CDB_DISK_state, "up");
+    set_str(CDB_T_DISK, "m0", CDB_DISK_state, "up");
+    set_str(CDB_T_DISK, "d3", CDB_DISK_state, "spare");
+    set_str(CDB_T_DISK, "m1", CDB_DISK_state, "failed"); /* a spare of storage does not stand in for it */
+    for (n = plan(s); n > 0; n--)
+        assert_int_not_equal(s[n - 1].why, REPAIR_SPARE);
+    set_str(CDB_T_DISK, "m3", CDB_DISK_state, "spare");
+    assert_true(plan(s) > 0);
+    assert_int_equal(s[0].why, REPAIR_SPARE);
+    assert_string_equal(s[0].add->id, "m3");
+}
+
+/* The fullest disk of all is in memory and cannot be relieved; those on storage are balanced all the same. */
+static void test_balance_within_a_medium(void **state)
+{
+    struct repair_step s[REPAIR_STEPS_MAX];
+    (void)state;
+    memory_too();
+    set_int(CDB_T_DISK, "m0", CDB_DISK_size_bytes, 2 * GIB);
+    set_int(CDB_T_DISK, "m1", CDB_DISK_size_bytes, 2 * GIB);
+    set_str(CDB_T_DISK, "m2", CDB_DISK_state, "draining");
+    set_str(CDB_T_DISK, "m3", CDB_DISK_state, "draining");
+    set_int(CDB_T_DISK, "d0", CDB_DISK_size_bytes, 4 * GIB);
+    set_int(CDB_T_DISK, "d1", CDB_DISK_size_bytes, 5 * GIB);
+    set_int(CDB_T_DISK, "d2", CDB_DISK_size_bytes, 5 * GIB);
+    set_str(CDB_T_VOLUME, "v", CDB_VOLUME_owner, "");
+    conf.balance = true;
+    assert_int_equal(plan(s), 1);
+    assert_int_equal(s[0].why, REPAIR_BALANCE);
+    assert_string_equal(s[0].add->id, "d3");
+}
+
+/* Lost is a volume in memory with a shard of which no copy counts any more, or above such a layer; never one on storage. */
+static void test_lost(void **state)
+{
+    struct coord_action a = {.kind = COORD_LOST, .subject = "w"};
+    (void)state;
+    memory_too();
+    const char *last = "m1";
+    struct cdb_txn *t = cdb_txn_new();
+    set_in_sync(t, "w/0", 1, &last);
+    put_volume(t, "clone", 2, "");
+    cdb_txn_set_str(t, CDB_T_VOLUME, "clone", CDB_VOLUME_parent, "w");
+    cdb_txn_set_smap(t, CDB_T_VOLUME, "clone", CDB_VOLUME_policy, &cdb_volume_get(view(), "w")->policy);
+    commit(t);
+    assert_false(copies_volume_lost(view(), cdb_volume_get(view(), "w")));
+    assert_null(coord_txn(view(), &a, NOW, "n0"));
+    set_str(CDB_T_NODE, "n1", CDB_NODE_state, "dead"); /* it may be cut off only: its memory may still be there */
+    assert_false(copies_volume_lost(view(), cdb_volume_get(view(), "w")));
+    set_int(CDB_T_DISK, "m1", CDB_DISK_incarnation, 2);
+    assert_true(copies_volume_lost(view(), cdb_volume_get(view(), "w")));
+    assert_true(copies_volume_lost(view(), cdb_volume_get(view(), "clone")));
+    assert_non_null(t = coord_txn(view(), &a, NOW, "n0"));
+    commit(t);
+    assert_int_equal(cdb_volume_get(view(), "w")->lost_ms, NOW);
+    assert_int_equal(cdb_event_count(view()), 1);
+    assert_non_null(strstr(cdb_event_at(view(), 0)->message, "cohort volume reset w"));
+    assert_string_equal(cdb_event_at(view(), 0)->severity, "alarm");
+    assert_null(coord_txn(view(), &a, NOW, "n0")); /* said once */
+    for (int i = 0; i < 3; i++) {
+        char id[8];
+        snprintf(id, sizeof id, "d%d", i);
+        set_int(CDB_T_DISK, id, CDB_DISK_incarnation, 2);
+    }
+    assert_int_equal(cdb_shard_in_sync_count(view(), cdb_shard_get(view(), "v/0")), 0);
+    assert_false(copies_volume_lost(view(), cdb_volume_get(view(), "v")));
+}
+
 static void test_domains(void **state)
 {
     struct repair_step s[REPAIR_STEPS_MAX];
@@ -594,6 +700,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
         cmocka_unit_test_setup_teardown(test_copy_follows_the_guest_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_spare_comes_in, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_classes_apart, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_balance_within_a_medium, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lost, setup, teardown),
         cmocka_unit_test_setup_teardown(test_domains, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_at_once, setup, teardown),
         cmocka_unit_test(test_any_cluster_settles),

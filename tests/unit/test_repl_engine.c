@@ -637,7 +637,7 @@ static void test_encrypted(void **state)
     }
     char volume_key[KEYRING_TEXT];
     make_keys(volume_key);
-    make_volume_with(0, volume_key);
+    make_volume_with(0, volume_key, NULL);
     write_random(0, 20);
     assert_int_equal(io(0, ASAN_WRITE, 3 * 512, sizeof data, data), 0);
     memcpy(model + 3 * 512, data, sizeof data);

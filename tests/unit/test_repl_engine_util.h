@@ -116,15 +116,17 @@ static void path(char *ret, size_t size, const char *fmt, int i)
 
 static void start_engine(int i)
 {
-    char ca[512], cert[512], key[512], fast[512], capacity[512];
+    char ca[512], cert[512], key[512], fast[512], capacity[512], memory[512], nbd[512];
     struct err e = {0};
     path(ca, sizeof ca, "ca.pem", 0);
     path(cert, sizeof cert, "node%d.pem", i);
     path(key, sizeof key, "node%d.key", i);
     path(fast, sizeof fast, "fast%d", i);
     path(capacity, sizeof capacity, "capacity%d", i);
+    path(memory, sizeof memory, "memory%d", i);
+    path(nbd, sizeof nbd, "nbd%d.sock", i);
     struct asan_conf c = {.db = db, .node_id = node[i], .cluster_uuid = cluster, .tls = {ca, cert, key},
-                          .listen_address = "127.0.0.1", .port = port[i], .n_disks = 1, .journal_bytes = 16 * MIB,
+                          .listen_address = "127.0.0.1", .port = port[i], .memory_dir = memory, .nbd_socket = nbd, .n_disks = 1, .journal_bytes = 16 * MIB,
                           .disks = {{disk[i], "d0", fast, capacity, limit_bytes[i]}}, .links = {LINK "1", LINK "2"}, .n_links = 2};
     int rc = asan_start(&c, &engine[i], &e);
     if (rc)
@@ -196,14 +198,17 @@ static void tell_ports(void)
     commit(t);
 }
 
-/* volume_key: wrapped, for an encrypted volume; NULL for others. */
-static void make_volume_with(int owner, const char *volume_key)
+/* volume_key: wrapped, for an encrypted volume; NULL for others. class: NULL = storage. */
+static void make_volume_with(int owner, const char *volume_key, const char *class)
 {
+    char *policy[] = {"class"}, *value[] = {(char *)class};
     id_new(volume);
     struct cdb_txn *t = cdb_txn_new();
     rows_volume(t, volume, volume, VOLUME, SHARD, 3, owner < 0 ? "" : node[owner]);
     if (volume_key)
         cdb_txn_set_str(t, CDB_T_VOLUME, volume, CDB_VOLUME_key, volume_key);
+    if (class)
+        cdb_txn_set_smap(t, CDB_T_VOLUME, volume, CDB_VOLUME_policy, &(struct cdb_smap){1, policy, value});
     commit(t);
     memset(model, 0, VOLUME);
     for (int i = 0; i < NODES; i++) { /* an engine whose view is older waits for the row to come */
@@ -218,7 +223,7 @@ static void make_volume_with(int owner, const char *volume_key)
     }
 }
 
-static void make_volume(int owner) { make_volume_with(owner, NULL); }
+static void make_volume(int owner) { make_volume_with(owner, NULL, NULL); }
 
 static void move_owner(int to)
 {

@@ -148,12 +148,52 @@ static void test_unusable_and_too_few(void **state)
     assert_non_null(strstr(e.msg, "only 1 of 3"));
 }
 
+/* Disks 1 and 2 are in memory; the volume is of that class, then on storage. */
+static void test_classes_apart(void **state)
+{
+    struct placement p = {.n = 7};
+    struct err e;
+    char *k[] = {"class"}, *val[] = {"memory"};
+    struct cdb_smap policy = {1, k, val}, none = {0};
+    (void)state;
+    set_state(CDB_T_DISK, disk[1], CDB_DISK_medium, "memory");
+    set_state(CDB_T_DISK, disk[2], CDB_DISK_medium, "memory");
+    struct cdb_txn *x = cdb_txn_new();
+    cdb_txn_set_smap(x, CDB_T_VOLUME, vol, CDB_VOLUME_policy, &policy);
+    cdb_txn_set_int(x, CDB_T_VOLUME, vol, CDB_VOLUME_replicas, 2);
+    commit(x);
+    assert_int_equal(place(node[0], &p, &e), 0); /* not on its own node: its disks are storage */
+    assert_int_equal(p.n, 2);
+    assert_int_equal(where(&p, 0), 2);
+    assert_int_equal(where(&p, 1), 1);
+    assert_int_equal(place(node[1], &p, &e), 0);
+    assert_int_equal(where(&p, 0), 1);
+    x = cdb_txn_new();
+    cdb_txn_set_smap(x, CDB_T_VOLUME, vol, CDB_VOLUME_policy, &none);
+    cdb_txn_set_int(x, CDB_T_VOLUME, vol, CDB_VOLUME_replicas, 3);
+    commit(x);
+    assert_int_equal(place(node[1], &p, &e), 0); /* three are wanted, two nodes have storage */
+    assert_int_equal(p.n, 2);
+    assert_int_equal(where(&p, 0), 3);
+    assert_int_equal(where(&p, 1), 4);
+    set_state(CDB_T_DISK, disk[3], CDB_DISK_medium, "memory");
+    assert_int_equal(place(node[1], &p, &e), E_UNAVAIL);
+    x = cdb_txn_new();
+    cdb_txn_set_smap(x, CDB_T_VOLUME, vol, CDB_VOLUME_policy, &policy);
+    commit(x);
+    for (int i = 1; i < 4; i++)
+        set_state(CDB_T_DISK, disk[i], CDB_DISK_medium, "");
+    assert_int_equal(place(node[1], &p, &e), E_UNAVAIL);
+    assert_non_null(strstr(e.msg, "cohort disk add NODE:DISK --memory"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_own_node_then_room, setup, teardown),
         cmocka_unit_test_setup_teardown(test_promised_room_counts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unusable_and_too_few, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_classes_apart, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -157,7 +157,7 @@ static void test_encrypted(void **state)
     assert_int_equal(keyring_lock("some passphrase", 15, cluster_key, lock, &e), 0);
     keyring_put(cluster_key);
     assert_int_equal(keyring_volume_new(key, &e), 0);
-    make_volume_with(0, key);
+    make_volume_with(0, key, NULL);
     write_random(0, 20);
     uint8_t *m1 = cut(0, "e1", s1);
     assert_string_equal(volume_row(s1)->key, key);

@@ -398,6 +398,7 @@ static void free_asan(struct asan *a)
     htab_destroy(&a->volumes_by_data);
     free(a->reclaim); /* whatever it waited for was given up */
     free(a->cluster_uuid);
+    free(a->memory_dir);
     for (int i = 0; i < a->n_links; i++)
         free(a->link_address[i]);
     free(a->links);
@@ -424,6 +425,7 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     LIST_INIT(&a->snaps);
     memcpy(a->node_id, conf->node_id, ID_LEN + 1);
     a->cluster_uuid = xstrdup(conf->cluster_uuid);
+    a->memory_dir = conf->memory_dir ? xstrdup(conf->memory_dir) : NULL;
     a->journal_bytes = conf->journal_bytes;
     a->cache_bytes = conf->cache_bytes;
     a->n_links = conf->n_links;

@@ -39,6 +39,7 @@ struct asan_conf { /* copied */
     uint16_t port;             /* storage port; 0 = any (tests), see asan_port() */
     struct asan_disk_conf disks[ASAN_DISKS_MAX];
     int n_disks;
+    const char *memory_dir;    /* where disks of medium memory are mounted (memory.h); NULL = this node has none */
     const char *nbd_socket;    /* for root; NULL = none */
     uint16_t nbd_port;         /* NBD over TLS at listen_address, with a certificate of the cluster; 0 = none */
     uint64_t journal_bytes;    /* per disk, when it is formatted; 0 = by the devices (store/tier.h) */

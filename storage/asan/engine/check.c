@@ -16,6 +16,7 @@
 #include "base/crc32c.h"
 #include "base/log.h"
 #include "base/metric.h"
+#include "cluster/copies.h"
 #include "cluster/task.h"
 #include "storage/asan/engine/priv.h"
 
@@ -362,6 +363,10 @@ static void volume_tick(struct volume *v, const struct cdb_view *view)
     struct check *c = v->check;
     if (!row || !v->n_shards)
         return;
+    if (copies_volume_lost(view, row)) { /* there is nothing to look at, and nobody needs to own it for that */
+        check_stop(v, "canceled");
+        return;
+    }
     ask_when_due(v, row);
     bool wanted = row->check_asked_ms > row->check_done_ms && row->check_asked_ms != v->check_served_ms;
     if (!c && wanted && v->a->checks < CHECKS_MAX && ours(v->a, view, v))

@@ -2,7 +2,9 @@
  *
  * A store that was formatted now is in sync with nothing, so the disk's incarnation is raised before it serves. The file
  * "announced" beside the data, written after that transaction, is the memory of it: a crash in between repeats the raise,
- * and a disk that lost its content lost the file too (it is removed before formatting). */
+ * and a disk that lost its content lost the file too (it is removed before formatting).
+ *
+ * A disk of medium memory is the same on a tmpfs that is mounted here: after a power cut it comes up empty, and is formatted anew. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +14,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "cluster/copies.h"
+#include "storage/asan/engine/memory.h"
 #include "storage/asan/engine/priv.h"
 #include "storage/asan/store/tier.h"
 
@@ -55,6 +59,11 @@ static void use_devices(const struct ldisk *d, struct store_conf *conf)
     const struct asan *a = d->a;
     struct tier t;
     unsigned sharing = 0;
+    if (d->memory_bytes) {
+        conf->in_memory = conf->direct = true;
+        conf->journal_bytes = MEMORY_JOURNAL_BYTES;
+        return;
+    }
     for (int i = 0; i < a->n_disks; i++)
         sharing += &a->disk[i] == d || tier_same_device(a->disk[i].fast, d->fast);
     tier_of(d->fast, d->capacity, sharing, &t);
@@ -70,7 +79,7 @@ static int open_store(struct ldisk *d, struct err *e)
     struct store_conf conf = {.fast_path = d->fast, .capacity_path = d->capacity, .disk_id = d->id,
                               .cluster_uuid = d->a->cluster_uuid, .limit_bytes = d->limit_bytes};
     marker_path(d, marker, sizeof marker);
-    int rc = file_mkdirs(d->fast, 0700, e);
+    int rc = d->memory_bytes ? memory_mount(d->fast, d->memory_bytes, e) : file_mkdirs(d->fast, 0700, e);
     if (!rc && is_dir(d->capacity))
         rc = file_mkdirs(d->capacity, 0700, e);
     if (rc)
@@ -114,23 +123,48 @@ void disks_open(struct asan *a)
         open_disk(&a->disk[i]);
 }
 
+static bool in_memory(const struct cdb_disk *row) { return !strcmp(row->medium, CLASS_MEMORY); }
+
+/* Has the row what is needed to open it? */
+static bool usable(const struct asan *a, const struct cdb_disk *row)
+{
+    return in_memory(row) ? a->memory_dir && row->memory_bytes > 0 : row->capacity_path[0] && row->fast_path[0];
+}
+
+/* A place of one that was removed, or a new one; NULL: there are too many. */
+static struct ldisk *free_place(struct asan *a)
+{
+    for (int i = 0; i < a->n_disks; i++) {
+        struct ldisk *d = &a->disk[i];
+        if (*d->id || d->reopening)
+            continue;
+        free(d->name);
+        free(d->fast);
+        free(d->capacity);
+        memset(d, 0, sizeof *d);
+        return d;
+    }
+    return a->n_disks < ASAN_DISKS_MAX ? &a->disk[a->n_disks++] : NULL;
+}
+
 /* Rows of this node's disks that came after the start (`disk add`, and at the next start those are all there is of them: the
  * configuration names the disks the node joined with). Opening blocks the I/O thread for as long as formatting takes. */
 static void adopt(struct asan *a, const struct cdb_view *v)
 {
     for (size_t i = 0; i < cdb_disk_count(v); i++) {
         const struct cdb_disk *row = cdb_disk_at(v, i);
-        bool known = strcmp(row->node, a->node_id) || !row->capacity_path[0] || !row->fast_path[0];
+        bool known = strcmp(row->node, a->node_id) || !usable(a, row);
         for (int k = 0; k < a->n_disks; k++)
             known = known || !strcmp(a->disk[k].id, row->id);
-        if (known || a->n_disks == ASAN_DISKS_MAX)
+        struct ldisk *d = known ? NULL : free_place(a);
+        if (!d)
             continue;
-        struct ldisk *d = &a->disk[a->n_disks++];
         d->a = a;
         strncpy(d->id, row->id, ID_LEN);
         d->name = xstrdup(row->name);
-        d->fast = xstrdup(row->fast_path);
-        d->capacity = xstrdup(row->capacity_path);
+        d->memory_bytes = in_memory(row) ? (uint64_t)row->memory_bytes : 0;
+        d->fast = d->memory_bytes ? xasprintf("%s/%s", a->memory_dir, d->id) : xstrdup(row->fast_path);
+        d->capacity = xstrdup(d->memory_bytes ? d->fast : row->capacity_path);
         gdisk_get(a, d->id)->local = d;
         log_info("disk %s: added at %s", d->name, d->capacity);
         open_disk(d);
@@ -145,16 +179,21 @@ static void reopen_closed(void *arg)
     d->store = NULL;
     d->reopening = false;
     a->open_stores--;
+    if (d->memory_bytes) /* removed, or to begin empty as an exchanged disk does */
+        memory_unmount(d->fast);
+    if (d->retiring) {
+        memset(d->id, 0, sizeof d->id);
+        htab_init(&d->shards);
+        htab_init(&d->leftovers);
+    }
     if (a->stop_stage)
         asan_closed_one(a);
-    else if (!a->stopping)
+    else if (!a->stopping && !d->retiring)
         open_disk(d);
 }
 
-/* The row of a disk that failed here says "up" again: someone exchanged it. */
-static void reopen(struct ldisk *d)
+static void close_disk(struct ldisk *d)
 {
-    log_info("disk %s: opened anew", d->name);
     d->reopening = true;
     scrub_stop(d);
     if (d->store)
@@ -163,6 +202,27 @@ static void reopen(struct ldisk *d)
         d->a->open_stores++;
         reopen_closed(d);
     }
+}
+
+/* The row of a disk that failed here says "up" again: someone exchanged it. */
+static void reopen(struct ldisk *d)
+{
+    log_info("disk %s: opened anew", d->name);
+    close_disk(d);
+}
+
+/* Its row is gone: a disk in memory gives the memory back. (What is on others was never ours to touch; they stay open till the end.) */
+static void retire(struct ldisk *d)
+{
+    struct gdisk *g = gdisk_find(d->a, d->id);
+    log_info("disk %s: removed, its memory is free", d->name);
+    if (g)
+        g->local = NULL;
+    if (d->state != LD_FAILED)
+        err_set(&d->failure, E_NOTFOUND, "the disk was removed");
+    d->state = LD_FAILED; /* to whom still asks for it */
+    d->announced = d->retiring = true;
+    close_disk(d);
 }
 
 static void sized(void *arg, int status, const struct err *e)
@@ -240,8 +300,8 @@ static void name_volumes(const struct ldisk *d, const struct cdb_view *view, cha
     if (count > VOLUMES_NAMED && n < size)
         n += (size_t)snprintf(ret + n, size - n, " and %zu more", count - VOLUMES_NAMED);
     if (count && n < size)
-        snprintf(ret + n, size - n, "; their other copies serve them and are copied anew where there is room. Exchange the disk, then: "
-                 "cohort disk replace");
+        snprintf(ret + n, size - n, "; their other copies serve them and are copied anew where there is room. %s cohort disk replace",
+                 d->memory_bytes ? "To begin empty:" : "Exchange the disk, then:");
 }
 
 /* The failure goes to the database: out of every in-sync set by its incarnation, and a line for people. */
@@ -273,11 +333,17 @@ static void raise_incarnation(struct ldisk *d, const struct cdb_disk *row)
 
 void disks_update(struct asan *a, const struct cdb_view *v)
 {
+    if (a->view_seen && a->memory_dir && !a->memory_swept) {
+        a->memory_swept = true;
+        memory_sweep(a->memory_dir, v, a->node_id);
+    }
     if (a->view_seen)
         adopt(a, v);
     for (int i = 0; i < a->n_disks; i++) {
         struct ldisk *d = &a->disk[i];
         const struct cdb_disk *row = cdb_disk_get(v, d->id);
+        if (!row && d->memory_bytes && *d->id && !d->txn_busy && !d->health_busy && !d->reopening && a->view_seen)
+            retire(d);
         if (!row || d->txn_busy || d->reopening || now_ms() < d->retry_ms || !a->view_seen)
             continue;
         if (d->state == LD_FAILED && !d->announced) {

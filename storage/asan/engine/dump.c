@@ -45,7 +45,7 @@ static void disks(struct asan *a, const struct volume *v, struct buf *b)
     for (int i = 0; i < a->n_disks; i++) {
         struct ldisk *d = &a->disk[i];
         struct store_usage u = {0};
-        if (v && !holds(d, v))
+        if (!*d->id || (v && !holds(d, v)))
             continue;
         if (d->store)
             store_usage(d->store, &u);

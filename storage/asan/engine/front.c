@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "cluster/copies.h"
 #include "storage/asan/engine/priv.h"
 #include "storage/asan/front/vhost.h"
 
@@ -166,6 +167,28 @@ void front_vhost_unserve(struct asan *a, const char *path, void (*done)(void *ar
     give_up_parked(v);
 }
 
+static bool has_vhost(const struct volume *v)
+{
+    const struct vhost *h;
+    LIST_FOREACH (h, &v->a->vhosts, entry)
+        if (h->v == v)
+            return true;
+    return false;
+}
+
+/* What NBD clients that have left had asked of a lost volume would wait for ever, and keep people from resetting it. */
+static void give_up_lost(struct asan *a)
+{
+    const struct cdb_view *view = view_of(a);
+    struct htab_node *n;
+    HTAB_FOR_EACH (n, &a->volumes) {
+        struct volume *v = container_of(n, struct volume, node);
+        const struct cdb_volume *row = view && v->users && v->open ? cdb_volume_get(view, v->id) : NULL;
+        if (row && v->claims <= v->users && copies_volume_lost(view, row) && !has_vhost(v) && !nbd_server_uses(a->nbd, &v->vol))
+            give_up_parked(v);
+    }
+}
+
 void front_tick(struct asan *a)
 {
     struct vhost *h, *next;
@@ -173,6 +196,7 @@ void front_tick(struct asan *a)
     if (a->nbd && now_ms() >= a->nbd_recheck_ms) {
         a->nbd_recheck_ms = now_ms() + NBD_RECHECK_MS;
         nbd_server_recheck(a->nbd);
+        give_up_lost(a);
     }
     for (h = LIST_FIRST(&a->vhosts); h; h = next) {
         next = LIST_NEXT(h, entry);

@@ -5,7 +5,7 @@
  *   the owner is no one, or dead: claim (a transaction: owner = us, epoch + 1), if it is wanted here by more than a guest's
  *       socket (a guest's volume gets its owner together with the guest): claims, asan_io, replicas to bring up to date
  *       or journals to be freed
- *   claimed by us, wanted no more, and at rest: release (owner = "")
+ *   claimed by us, wanted no more, and at rest (or lost): release (owner = "")
  *
  * An epoch counts as unused when this process saw it come: a core of an earlier life of the daemon may have used the one
  * of the first view, and frames of that life may still be under way. */
@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/log.h"
+#include "cluster/copies.h"
 #include "storage/asan/engine/priv.h"
 
 LOG_MODULE("asan");
@@ -143,6 +144,14 @@ static void release(struct volume *v)
 }
 
 
+/* There is nothing left that an owner could bring to rest. */
+static bool is_lost(const struct volume *v)
+{
+    const struct cdb_view *view = view_of(v->a);
+    const struct cdb_volume *row = view ? cdb_volume_get(view, v->id) : NULL;
+    return row && copies_volume_lost(view, row);
+}
+
 void own_update(struct volume *v)
 {
     struct asan *a = v->a;
@@ -161,7 +170,7 @@ void own_update(struct volume *v)
         return;
     }
     if (v->open) {
-        if (v->claimed && !wanted(v) && own_at_rest(v))
+        if (v->claimed && !wanted(v) && (own_at_rest(v) || is_lost(v)))
             release(v);
         return;
     }

@@ -88,13 +88,15 @@ struct gdisk {
 
 struct ldisk { /* a disk of this node */
     struct asan *a;
-    char id[ID_LEN + 1], *name, *fast, *capacity;
+    char id[ID_LEN + 1], *name, *fast, *capacity; /* id "": it was removed, its place is free */
     uint64_t limit_bytes;
+    uint64_t memory_bytes;       /* of medium memory: its tmpfs (memory.h); 0 = storage */
     enum { LD_WAIT_ROW, LD_RAISING, LD_READY, LD_FAILED } state;
     struct store *store;
     bool fresh;                  /* formatted now, or damaged: the incarnation must be raised before it serves */
     bool txn_busy, announced;    /* announced: the failure is in the database */
     bool reopening;              /* closes, to be opened anew: there is another device behind its paths */
+    bool retiring;               /* closes for good: its row is gone */
     struct err failure;
     uint64_t retry_ms;
     struct scrub *scrub;
@@ -299,7 +301,8 @@ struct asan {
     uint64_t repeated, came_early; /* counts: messages sent again over another link; writes that overtook others */
     uint64_t links_ms, peers_ms; /* when links were looked after, silence was looked for last */
     struct hreq_list earlies;    /* all early writes, oldest first */
-    char node_id[ID_LEN + 1], *cluster_uuid;
+    char node_id[ID_LEN + 1], *cluster_uuid, *memory_dir;
+    bool memory_swept;           /* what removed disks left there is gone */
     uint64_t journal_bytes, cache_bytes; /* as in asan_conf */
     struct ldisk disk[ASAN_DISKS_MAX];
     int n_disks;

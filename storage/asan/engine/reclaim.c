@@ -17,6 +17,7 @@
 #include <string.h>
 #include "base/clock.h"
 #include "base/log.h"
+#include "cluster/copies.h"
 #include "cluster/task.h"
 #include "storage/asan/engine/priv.h"
 
@@ -219,8 +220,8 @@ static bool still_wanted(const struct reclaim *r, const struct cdb_view *view, c
     const struct cdb_volume *lrow = cdb_volume_get(view, r->layer), *xrow = cdb_volume_get(view, r->child);
     if (!lrow || !layer || !x || !xrow || x->gone || x->deleting || strcmp(x->parent, r->layer) || strcmp(lrow->state, "ready"))
         return false;
-    if (r->claimed && !x->mine)
-        return false; /* its owner does it now */
+    if (copies_volume_lost(view, xrow) || (r->claimed && !x->mine))
+        return false; /* nothing can be read there any more; its owner does it now */
     return r->flatten ? xrow->flatten : !strcmp(lrow->parent, r->until) && lrow->epoch == r->epoch;
 }
 
@@ -307,7 +308,8 @@ static void dropped(void *arg, int status, const struct err *e)
 
 static bool ours(struct asan *a, const struct cdb_view *view, const struct volume *x)
 {
-    return x && !a->reclaim && (x->mine || (x->owner_dead && first_up(a, view)));
+    const struct cdb_volume *row = x ? cdb_volume_get(view, x->id) : NULL;
+    return row && !a->reclaim && !copies_volume_lost(view, row) && (x->mine || (x->owner_dead && first_up(a, view)));
 }
 
 static void consider_layer(struct asan *a, const struct cdb_view *view, const struct cdb_volume *layer)

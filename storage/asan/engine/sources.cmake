@@ -4,7 +4,7 @@ if(TARGET c_proto AND TARGET c_cluster)
     ${CMAKE_CURRENT_LIST_DIR}/asan.c ${CMAKE_CURRENT_LIST_DIR}/view.c ${CMAKE_CURRENT_LIST_DIR}/disk.c
     ${CMAKE_CURRENT_LIST_DIR}/peers.c ${CMAKE_CURRENT_LIST_DIR}/host.c ${CMAKE_CURRENT_LIST_DIR}/server.c
     ${CMAKE_CURRENT_LIST_DIR}/link.c ${CMAKE_CURRENT_LIST_DIR}/shard.c ${CMAKE_CURRENT_LIST_DIR}/volume.c
-    ${CMAKE_CURRENT_LIST_DIR}/own.c ${CMAKE_CURRENT_LIST_DIR}/place.c ${CMAKE_CURRENT_LIST_DIR}/drop.c
+    ${CMAKE_CURRENT_LIST_DIR}/own.c ${CMAKE_CURRENT_LIST_DIR}/place.c ${CMAKE_CURRENT_LIST_DIR}/drop.c ${CMAKE_CURRENT_LIST_DIR}/memory.c
     ${CMAKE_CURRENT_LIST_DIR}/resync.c ${CMAKE_CURRENT_LIST_DIR}/pace.c
     ${CMAKE_CURRENT_LIST_DIR}/health.c ${CMAKE_CURRENT_LIST_DIR}/disk_health.c ${CMAKE_CURRENT_LIST_DIR}/sealed.c ${CMAKE_CURRENT_LIST_DIR}/front.c
     ${CMAKE_CURRENT_LIST_DIR}/dump.c ${CMAKE_CURRENT_LIST_DIR}/usage.c ${CMAKE_CURRENT_LIST_DIR}/tidy.c
@@ -27,6 +27,7 @@ if(TARGET c_proto AND TARGET c_cluster)
   endif()
   cohort_unit_test(repl_engine THREADS LIBS c_engine TIMEOUT 300 ${only})
   cohort_unit_test(repl_rebuild LIBS c_engine)
+  cohort_unit_test(repl_memory LIBS c_engine)
   cohort_unit_test(repl_snapshot LIBS c_engine TIMEOUT 300)
 
   # bench/vhost.py: an engine in a process of its own, and the guest's init.

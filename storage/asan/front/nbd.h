@@ -71,6 +71,8 @@ MUST_CHECK int nbd_server_open(struct uv_loop_s *loop, const struct nbd_conf *co
 uint16_t nbd_server_port(const struct nbd_server *srv);
 /* Disconnects everyone using `v` (it is being deleted or moved away). Released when its requests came back. */
 void nbd_server_drop(struct nbd_server *srv, const struct vol *v);
+/* Has a client that is still there chosen `v`? (One that left counts until its requests came back, but has no interest in them.) */
+bool nbd_server_uses(const struct nbd_server *srv, const struct vol *v);
 /* Disconnects the clients that may no longer do what they could when they chose their export. */
 void nbd_server_recheck(struct nbd_server *srv);
 /* Stops listening and disconnects everyone; `done` when the last request and lookup came back. */

@@ -178,6 +178,15 @@ void nbd_server_drop(struct nbd_server *srv, const struct vol *v)
             nbd_conn_close(c);
 }
 
+bool nbd_server_uses(const struct nbd_server *srv, const struct vol *v)
+{
+    const struct nbd_conn *c;
+    LIST_FOREACH (c, &srv->conn, entry)
+        if (c->vol == v && c->sm.state != NBD_CLOSED)
+            return true;
+    return false;
+}
+
 void nbd_server_recheck(struct nbd_server *srv)
 {
     struct nbd_conn *c;
