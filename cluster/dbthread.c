@@ -11,6 +11,7 @@
 #include "ovs-thread.h"
 #include "seq.h"
 #include "stream-ssl.h"
+#include "timeval.h"
 
 struct hook {
     struct ovs_list node;
@@ -102,6 +103,7 @@ void dbthread_ref(void)
             vlog_set_levels(NULL, VLF_SYSLOG, VLL_OFF);
             vlog_set_levels(NULL, VLF_CONSOLE, VLL_ERR);
             fatal_ignore_sigpipe();
+            time_msec(); /* its first use makes a seq; seq_wait() would do that under the lock of all seqs if it came first */
             wake = seq_create();
         }
         stop = false;
