@@ -348,10 +348,24 @@ class TestLab:
         os.kill(pids[0], signal.SIGKILL)
         return pids[0]
 
+    def crashes(self):
+        """Programs of nodes that ended by a fault of their own (not by a test's SIGKILL), and what cohortd's log has besides plain lines."""
+        found = []
+        for n in self.lab.load().nodes() if self.lab.exists() else []:
+            d = self.lab.node_dir(n)
+            with open(os.path.join(d, "init.log"), errors="replace") as f:
+                ends = [line.strip() for line in f if re.search(r" ended, status -(4|6|7|8|11);", line)]
+            if ends:
+                with open(os.path.join(d, "log/cohort/cohortd.log"), errors="replace") as f:
+                    odd = [line.rstrip() for line in f if not re.match(r"\S+Z (DEBUG|INFO|WARN) ", line)]
+                found += [f"{n['name']}: {line}" for line in ends + odd[-20:]]
+        return found
+
     def show_logs(self):
         """The end of every log, for a failure that nobody can look at any more."""
         if not self.lab.exists():
             return
+        print("\n".join(self.crashes()))
         for n in self.lab.load().nodes():
             d = self.lab.node_dir(n)
             for path in (os.path.join(d, "init.log"), os.path.join(d, "log/cohort/cohortd.log")):
@@ -405,6 +419,7 @@ def run(name, scenario, nodes=3, limit_s=600, options=(), arguments=None):
         lab.up()
         note(f"lab {lab.id}: {nodes} nodes up")
         scenario(lab, args)
+        check(not lab.crashes(), "a program crashed:\n" + "\n".join(lab.crashes()))
         note("PASS")
         status = 0
     except (Failure, LabError, OSError) as e:
