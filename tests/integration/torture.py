@@ -20,12 +20,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
-from lab import MIB, NETWORK, ROOT, Guest, check, note, print_table, run, skip, util, wait_for  # noqa: E402
+from lab import MIB, NETWORK, ROOT, Failure, Guest, check, note, print_table, run, skip, util, wait_for  # noqa: E402
 
 IMAGE = os.path.join(ROOT, "build", "guest-torture")
 FIO_MIB = 48
 ROOM = 100 * MIB
-FILLER = 512 * MIB
 EVENTS = {"kill": 4, "cut": 3, "delay": 2, "freeze": 3, "slow": 2, "full": 2}  # name: how often, relative
 SHORT_CUT_S = 1.5  # less than the lease: the guest of a node cut for so long stays where it is
 
@@ -148,21 +147,25 @@ class Script:
         return self.disk(3, 8, "slow", str(self.rng.randrange(5, 80)))
 
     def full(self):
-        """No capacity disk grows beyond what it has reserved and ROOM more, and a new volume is written until a disk says that it is
-        full. The filler and the guests that write new data wait; then there is room again, and all must go on."""
+        """No capacity disk grows beyond what it has reserved and ROOM more, and a new volume, larger than any of them, is written
+        until a disk says that it is full. The filler and the guests that write new data wait; then there is room again, and all
+        must go on."""
+        size = 0
         for node in self.lab.names:
             disks = json.loads(self.lab.command("disk", node, "status"))["disks"]
             used = next(d["used_bytes"] for d in disks if d["name"] == "capacity")
             self.lab.command("disk", node, "size", str(used + ROOM), "capacity")
+            size = max(size, (used + ROOM) // MIB * MIB)
         node = self.lab.others(self.fio.row()["host"])[0]
-        self.lab.api("POST", "/volumes", {"name": "filler", "size_bytes": FILLER, "replicas": 3})
+        self.lab.api("POST", "/volumes", {"name": "filler", "size_bytes": size, "replicas": 3})
         with ThreadPoolExecutor(1) as pool:
-            filler = pool.submit(self.lab.exec, node, "qemu-io", "-f", "raw", "-c", f"write -P 0x5a 0 {FILLER}",
-                                 "nbd+unix:///filler?socket=/run/cohort/nbd.sock", timeout=180)
+            filler = pool.submit(self.lab.exec, node, "qemu-io", "-f", "raw", "-c", f"write -P 0x5a 0 {size}",
+                                 "nbd+unix:///filler?socket=/run/cohort/nbd.sock", timeout=300)
             try:
                 wait_for(lambda: any(d["full"] for d in self.lab.api("GET", "/disks")), 90, "a disk to be full")
                 self.pause(3, 8)
-                check(not filler.done(), "what fills the disks ended before there was room for it")
+                if filler.done():
+                    raise Failure(f"what fills the disks ended before there was room for it: {filler.result()}")
             finally:
                 for n in self.lab.names:
                     self.lab.command("disk", n, "ok")
