@@ -40,6 +40,9 @@ INSIDE = (
     "tail -n 15 /run/cohort/vm/*/serial.log",
     "ovn-sbctl --no-leader-only --db=unix:/run/cohort/db.sock --timeout=3 --columns=logical_port,chassis,requested_chassis,up list port_binding",
     "ovs-vsctl --timeout=3 show",
+    "ovs-vsctl --timeout=3 --columns=name,ofport,link_state,statistics list interface",
+    "ovs-appctl dpctl/dump-flows -m",
+    "grep -hE 'pinctrl|DHCP' /run/cohort/ovn-controller.log",
 )
 
 
