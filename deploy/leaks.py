@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Looks for what Cohort's tests and labs may have left on this machine: processes, network namespaces, mounts, interfaces,
-control groups, sockets. Prints each find; exit status 1 if there is any.
+control groups, files in memory. Prints each find; exit status 1 if there is any.
 
     deploy/leaks.py [--since FILE]      only what is neither in FILE nor of a lab named there
     deploy/leaks.py --record FILE       writes what there is now to FILE: it is somebody's and may stay"""
@@ -82,6 +82,9 @@ def names(ignored):
         dirs[:] = [d for d in dirs if not d.startswith("cohort")]
         if base.count("/") > 5:
             dirs.clear()
+    for name in os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []:
+        if name.startswith("cohort-"):
+            yield f"memory /dev/shm/{name}"
     for path in ("/run/cohort", "/var/lib/cohort", "/etc/cohort"):
         if os.path.exists(path) and not os.path.exists("/lib/systemd/system/cohortd.service"):
             yield f"{path} (no cohort package is installed)"
