@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """A guest's disk: a Cohort volume with one copy beside qemu-storage-daemon's vhost-user-blk export of a raw file on the same
-disk, both in one QEMU guest, by turns. Equal promise: the export flushes before it completes a write (writethrough), as
+disk, both in one QEMU guest, by turns; who comes first alternates. Equal promise: the export flushes before it completes a write (writethrough), as
 every completed write of a volume is durable.
 
     bench/vhost.py --build build/dev [--seconds 3] [--rounds 3] [--size-mib 512] [--dir DIR] [--iothread] [--jobs TEXT]"""
@@ -128,11 +128,13 @@ def report(args, console, cpu):
     if "BENCH ERROR" in console or "BENCH done" not in console or not rows:
         sys.exit("the guest failed:\n" + console[-2000:])
     print(f"{os.cpu_count()} cores, Linux {platform.release()}, guest: QEMU TCG; median of {args.rounds} × {args.seconds} s\n")
-    print("| | volume, 1 copy: IOPS, p50, p99 µs | qemu-storage-daemon, raw file | ratio |\n|---|---|---|---|")
+    print("| | volume, 1 copy: IOPS, p50, p99 µs | qemu-storage-daemon, raw file | ratio of IOPS round by round: median (quartiles) |\n|---|---|---|---|")
     for job, r in rows.items():
         m = {d: [statistics.median(c) for c in zip(*r[d])] for d in r}
+        ratio = sorted(a[0] / b[0] for a, b in zip(r["vda"], r["vdb"]))
+        low, _, high = statistics.quantiles(ratio, n=4) if len(ratio) > 1 else ratio * 3
         print(f"| {job} | {m['vda'][0]:.0f}, {m['vda'][1]:.0f}, {m['vda'][2]:.0f} | {m['vdb'][0]:.0f}, {m['vdb'][1]:.0f}, {m['vdb'][2]:.0f} | "
-              f"{m['vda'][0] / m['vdb'][0]:.2f} |")
+              f"{statistics.median(ratio):.2f} ({low:.2f}–{high:.2f}) |")
     print(f"\nCPU of the back end per request, all jobs: {cpu[0] / total['vda'] * 1e6:.1f} µs, {cpu[1] / total['vdb'] * 1e6:.1f} µs")
 
 

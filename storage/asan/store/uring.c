@@ -44,16 +44,21 @@ void uring_wake(struct uring *u)
     u->awake = true;
 }
 
-static void on_prepare(uv_prepare_t *h)
+void uring_push(struct uring *u)
 {
-    struct uring *u = h->data;
-    u->before_submit(u->arg);
-    fill(u);
     while (io_uring_sq_ready(&u->ring) > 0) {
         int rc = io_uring_submit(&u->ring);
         if (rc < 0 && rc != -EINTR) /* EAGAIN, EBUSY: the kernel is short of something; the next turn tries again */
             break;
     }
+}
+
+static void on_prepare(uv_prepare_t *h)
+{
+    struct uring *u = h->data;
+    u->before_submit(u->arg);
+    fill(u);
+    uring_push(u);
     u->awake = false;
     uv_idle_stop(&u->idle);
 }

@@ -46,6 +46,8 @@ struct uring {
 /* E_UNAVAIL with a hint if the kernel (or a sandbox) offers no io_uring. */
 MUST_CHECK int uring_open(struct uring *u, uv_loop_t *loop, void (*before_submit)(void *arg), void *arg, struct err *e);
 void uring_submit(struct uring *u, struct uring_op *op);
+/* Gives the kernel now what was queued, and does not wait for the turn's end: for transfers that take longer than a system call. */
+void uring_push(struct uring *u);
 void uring_wake(struct uring *u); /* `before_submit` has something to do */
 /* Requests that ended since the last call, their latencies together, and the age of the oldest that has not ended. */
 void uring_stats(struct uring *u, uint64_t *ret_n, uint64_t *ret_sum_us, uint64_t *ret_oldest_ms);
