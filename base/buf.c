@@ -1,13 +1,10 @@
-/* Growing strings, aligned I/O buffers, aborting allocation. See buf.h. */
+/* Growing strings, aborting allocation. See buf.h. */
 #include "base/buf.h"
 
 #include <assert.h>
-#include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 static void *must(void *p, size_t bytes)
 {
@@ -92,128 +89,4 @@ char *buf_take(struct buf *b)
     char *s = b->data ? b->data : xstrdup("");
     buf_init(b);
     return s;
-}
-
-/* Freed buffers up to 4 MiB wait here for the next of their size, POOL_BYTES at most. Left to malloc, buffers that one thread
- * makes and another frees keep every arena at its largest size ever: hundreds of MiB after a burst of large writes. Buffers
- * from 64 KiB on are mappings of their own, so that the rest goes back to the kernel; their sizes are rounded up to four steps
- * per power of two, so that those of a guest's odd requests (504 KiB) are found again, too: new pages cost more than the data. */
-#define POOL_BYTES (32u << 20)
-#define POOL_FROM ((size_t)64 << 10)
-#define POOL_SMALL 15   /* classes below 64 KiB: one per 4 KiB */
-#define POOL_CLASSES (POOL_SMALL + 25) /* 64, 80, 96, 112, 128, 160 KiB ... 4 MiB */
-#ifdef __has_feature /* how clang says it */
-#if __has_feature(address_sanitizer)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#define MAP_FROM SIZE_MAX /* overruns must be seen, and use after free */
-#define POOL_MAX ((size_t)0)
-#else
-#define MAP_FROM POOL_FROM
-#define POOL_MAX ((size_t)4 << 20)
-#endif
-
-static struct {
-    pthread_mutex_t lock;
-    size_t bytes;
-    struct iobuf *free[POOL_CLASSES]; /* linked through their data */
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static int log2_of(size_t n) { return 63 - __builtin_clzll(n); }
-
-static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
-
-static size_t pool_cap(size_t bytes)
-{
-    size_t cap = bytes ? round_up(bytes, IOBUF_ALIGN) : IOBUF_ALIGN;
-    return cap > MAP_FROM && cap <= POOL_MAX ? round_up(cap, (size_t)1 << (log2_of(cap) - 2)) : cap;
-}
-
-static int pool_class(size_t cap)
-{
-    if (cap > POOL_MAX)
-        return -1;
-    if (cap < POOL_FROM)
-        return (int)(cap / IOBUF_ALIGN) - 1;
-    int log = log2_of(cap);
-    return POOL_SMALL + (log - log2_of(POOL_FROM)) * 4 + (int)(cap >> (log - 2) & 3);
-}
-
-static struct iobuf *pool_get(size_t cap)
-{
-    int k = pool_class(cap);
-    if (k < 0)
-        return NULL;
-    pthread_mutex_lock(&pool.lock);
-    struct iobuf *b = pool.free[k];
-    if (b) {
-        memcpy(&pool.free[k], b->data, sizeof b);
-        pool.bytes -= cap;
-    }
-    pthread_mutex_unlock(&pool.lock);
-    return b;
-}
-
-static bool pool_put(struct iobuf *b)
-{
-    int k = pool_class(b->cap);
-    bool room = false;
-    if (k < 0)
-        return false;
-    pthread_mutex_lock(&pool.lock);
-    if (pool.bytes + b->cap <= POOL_BYTES) {
-        room = true;
-        memcpy(b->data, &pool.free[k], sizeof b);
-        pool.free[k] = b;
-        pool.bytes += b->cap;
-    }
-    pthread_mutex_unlock(&pool.lock);
-    return room;
-}
-
-struct iobuf *iobuf_new(size_t bytes)
-{
-    assert(bytes <= SIZE_MAX - IOBUF_ALIGN);
-    size_t cap = pool_cap(bytes);
-    struct iobuf *b = pool_get(cap);
-    if (b) {
-        b->refs = 1;
-        return b;
-    }
-    b = xmalloc(sizeof *b);
-    b->refs = 1;
-    b->cap = cap;
-    void *p = NULL;
-    if (cap >= MAP_FROM) {
-        p = mmap(NULL, cap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED)
-            p = NULL;
-    } else if (posix_memalign(&p, IOBUF_ALIGN, cap) != 0) {
-        p = NULL;
-    }
-    b->data = must(p, cap);
-    return b;
-}
-
-struct iobuf *iobuf_ref(struct iobuf *b)
-{
-    __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
-    return b;
-}
-
-void iobuf_unref(struct iobuf *b)
-{
-    if (!b)
-        return;
-    unsigned left = __atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL);
-    assert(left != UINT32_MAX);
-    if (left || pool_put(b))
-        return;
-    if (b->cap >= MAP_FROM)
-        munmap(b->data, b->cap);
-    else
-        free(b->data);
-    free(b);
 }

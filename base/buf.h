@@ -4,8 +4,10 @@
 #define COHORT_BASE_BUF_H
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stddef.h>
+#include <sys/queue.h>
 
 struct buf {
     char *data; /* NUL-terminated beyond len when not NULL */
@@ -26,12 +28,18 @@ struct iobuf {
     unsigned refs; /* atomic */
     size_t cap;    /* bytes at data, a multiple of IOBUF_ALIGN */
     uint8_t *data; /* IOBUF_ALIGN-aligned */
+    bool summed;   /* `sum` holds the crc32c of each IOBUF_ALIGN bytes, made in this process together with the bytes */
+    uint32_t *sum; /* cap / IOBUF_ALIGN of them; NULL until iobuf_sums() */
+    struct slab *slab; /* the pool's (iobuf.c) */
+    STAILQ_ENTRY(iobuf) free;
 };
 
 /* A buffer of at least `bytes` (rounded up to IOBUF_ALIGN), one reference. Contents undefined. */
 struct iobuf *iobuf_new(size_t bytes);
 struct iobuf *iobuf_ref(struct iobuf *b);
 void iobuf_unref(struct iobuf *b); /* NULL is fine */
+/* Where whoever fills the buffer may put its checksums, then setting `summed`. The buffer's. */
+uint32_t *iobuf_sums(struct iobuf *b);
 
 /* malloc family that aborts with a message instead of returning NULL: memory for our own bookkeeping is bounded by
  * admission, so running out is a bug or a dying machine. Never used with a size that a peer chose unchecked. */
