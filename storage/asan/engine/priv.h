@@ -177,6 +177,7 @@ struct part { /* the piece of a request that lies in one shard and one border */
     struct volume *v;
     uint32_t shard;
     size_t data_pos;             /* in the request's bytes */
+    struct iobuf *bytes;         /* a write's */
     unsigned tried;              /* sealed: members that failed */
     bool judged;                 /* what has changed: its bytes are the answer */
     uint64_t retry_ms;
@@ -193,9 +194,6 @@ struct vreq { /* one vol_req on its way */
     bool started, in_cut;
     uint64_t begun_ns;
     bool cut;                    /* every part has been made */
-    struct iobuf *data;          /* the bytes of a write */
-    uint32_t crc;                /* of all of them, if `summed` */
-    bool summed;
     struct later later;
     TAILQ_ENTRY(vreq) entry;
 };

@@ -10,6 +10,7 @@
 #include "storage/asan/engine/priv.h"
 
 #define READ_UNIT (256u << 10) /* of a large read: an extent; fits the processor's cache */
+#define WRITE_UNIT (512u << 10) /* of a large write: devices and other nodes have the first bytes while the next are copied */
 #define CUT_PARTS 32u /* of one request on their way at a time */
 
 static bool is_write(const struct vol_req *r)
@@ -39,17 +40,31 @@ static void copy_out(const struct vol_req *r, size_t pos, const uint8_t *data, s
     }
 }
 
-/* The bytes of a write, summed piece by piece while they are in the processor's cache. */
-static uint32_t copy_and_sum(const struct vol_req *r, uint8_t *data)
+static void copy_in(const struct vol_req *r, size_t pos, uint8_t *data, size_t len)
 {
-    const size_t step = 16384;
-    uint32_t crc = 0;
-    for (int i = 0; i < r->iovcnt; i++)
-        for (size_t pos = 0, n; pos < r->iov[i].iov_len; pos += n, data += n) {
-            n = r->iov[i].iov_len - pos < step ? r->iov[i].iov_len - pos : step;
-            memcpy(data, (const uint8_t *)r->iov[i].iov_base + pos, n);
-            crc = crc32c(crc, data, n);
+    for (int i = 0; len; i++) {
+        size_t have = r->iov[i].iov_len;
+        if (pos >= have) {
+            pos -= have;
+            continue;
         }
+        size_t n = have - pos < len ? have - pos : len;
+        memcpy(data, (const uint8_t *)r->iov[i].iov_base + pos, n);
+        data += n;
+        len -= n;
+        pos = 0;
+    }
+}
+
+/* The checksum of bytes [at, +len) of a buffer, and those of the blocks in it if it has only whole ones. */
+static uint32_t sum(struct iobuf *b, size_t at, size_t len, uint32_t crc)
+{
+    if ((at | len) % IOBUF_ALIGN)
+        return crc32c(crc, b->data + at, len);
+    for (uint32_t *s = iobuf_sums(b) + at / IOBUF_ALIGN; len; at += IOBUF_ALIGN, len -= IOBUF_ALIGN, s++) {
+        *s = crc32c(0, b->data + at, IOBUF_ALIGN);
+        crc = crc32c_join(crc, *s, IOBUF_ALIGN);
+    }
     return crc;
 }
 
@@ -62,7 +77,6 @@ static void run_done(struct later *l)
     int status = q->status;
     if (r->op == VOL_READ || r->op == VOL_WRITE)
         pace_sample(&q->v->a->pace, (clock_boot_ns() - q->begun_ns) / 1000);
-    iobuf_unref(q->data);
     OBJ_FREE(q);
     r->done(r, status);
 }
@@ -100,6 +114,7 @@ void volume_part_done(struct part *p, int status)
     struct volume *v = p->v;
     if (p->cow)
         layer_write_done(p, status);
+    iobuf_unref(p->bytes);
     if (!q) { /* layer_take()'s */
         reclaim_taken(p->v->a, status);
         OBJ_FREE(p);
@@ -163,11 +178,35 @@ static bool reads_piecewise(const struct vol_req *r)
     return r->op == VOL_READ && !r->take && r->length > READ_UNIT;
 }
 
+/* The bytes of a write's part: as they are now in the front end's buffer, or a copy of the guest's, which may change any time. */
+static void take_bytes(struct part *p, const struct vreq *q)
+{
+    const size_t step = 16384; /* stays in the processor's cache until it is summed */
+    const struct vol_req *r = q->r;
+    struct crypt *crypt = q->v->crypt;
+    if (r->data && !crypt) {
+        p->op.data = p->bytes = iobuf_ref(r->data);
+        p->op.data_off = p->data_pos;
+        p->op.crc = crc32c(0, p->bytes->data + p->data_pos, p->op.length);
+        return;
+    }
+    p->op.data = p->bytes = iobuf_new(p->op.length);
+    for (size_t at = 0, n; at < p->op.length; at += n) {
+        n = p->op.length - at < step ? p->op.length - at : step;
+        copy_in(r, p->data_pos + at, p->bytes->data + at, n);
+        if (crypt)
+            crypt_encrypt(crypt, (r->offset + p->data_pos + at) / CRYPT_SECTOR, p->bytes->data + at, n);
+        p->op.crc = sum(p->bytes, at, n, p->op.crc);
+    }
+    p->bytes->summed = p->op.length % IOBUF_ALIGN == 0;
+}
+
 static struct part *next_part(struct vreq *q)
 {
     struct volume *v = q->v;
     uint64_t at = q->r->offset + q->cursor, left = q->r->length - q->cursor;
-    uint64_t in_shard = at % v->shard_bytes, unit = reads_piecewise(q->r) ? READ_UNIT : OWNER_OP_BORDER;
+    uint64_t in_shard = at % v->shard_bytes;
+    uint64_t unit = reads_piecewise(q->r) ? READ_UNIT : q->r->op == VOL_WRITE ? WRITE_UNIT : OWNER_OP_BORDER;
     uint64_t border = unit - in_shard % unit;
     struct part *p = OBJ_NEW(struct part);
     p->req = q;
@@ -180,11 +219,8 @@ static struct part *next_part(struct vreq *q)
     p->op.map = q->r->op == VOL_MAP;
     p->op.offset = in_shard;
     p->op.length = (uint32_t)(left < border ? left : border);
-    if (q->data) {
-        p->op.data = q->data;
-        p->op.data_off = q->cursor;
-        p->op.crc = q->summed && p->op.length == q->r->length ? q->crc : crc32c(0, q->data->data + q->cursor, p->op.length);
-    }
+    if (q->r->op == VOL_WRITE)
+        take_bytes(p, q);
     q->cursor += p->op.length;
     q->left++;
     return p;
@@ -205,8 +241,6 @@ static void start(struct vreq *q)
 {
     struct volume *v = q->v;
     q->started = true;
-    if (v->crypt && q->data)
-        crypt_encrypt(v->crypt, q->r->offset / CRYPT_SECTOR, q->data->data, q->r->length);
     if (q->r->op == VOL_FLUSH) {
         const struct vreq *w;
         q->cut = true;
@@ -331,13 +365,6 @@ static void submit(struct vol *vol, struct vol_req *r)
         TAILQ_REMOVE(&v->active, q, entry);
         later(v->a, &q->later, run_done);
         return;
-    }
-    if (r->op == VOL_WRITE && r->data && !v->key) {
-        q->data = iobuf_ref(r->data);
-    } else if (r->op == VOL_WRITE) {
-        q->data = iobuf_new(r->length);
-        q->crc = copy_and_sum(r, q->data->data);
-        q->summed = !v->key; /* else other bytes go to the replicas, once the key is here */
     }
     v->n_waiting++;
     start_waiting(v);
