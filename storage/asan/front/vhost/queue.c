@@ -12,6 +12,8 @@
 
 LOG_MODULE("vhost");
 
+#define SERVE_BYTES (512u << 10)
+
 static void on_kick(void *arg);
 static void serve(struct vhost_queue *q);
 
@@ -150,7 +152,7 @@ void queue_set_enabled(struct vhost_queue *q, bool on)
         return;
     if (q->kick)
         iowatch_set(q->kick, enabled(q) && !q->base_wanted && !q->broken);
-    q->again = on;
+    q->again = on ? 1 : 0;
     schedule(q);
 }
 
@@ -247,7 +249,8 @@ static void on_done(struct blk_req *b, uint8_t status)
     finish(container_of(b, struct vhost_qreq, blk), status);
 }
 
-static void start_request(struct vhost_queue *q, uint16_t head)
+/* Returns the bytes that it brought. */
+static uint64_t start_request(struct vhost_queue *q, uint16_t head)
 {
     struct vhost_qreq *r = req_get(q);
     uint8_t status;
@@ -259,14 +262,18 @@ static void start_request(struct vhost_queue *q, uint16_t head)
     q->s->srv->stat.in_flight++;
     q->s->srv->stat.requests++;
     vq_walk(&q->vq, r->mem, head, has(q->s, VIRTIO_RING_F_INDIRECT_DESC), &r->blk.chain);
+    uint64_t bytes = r->blk.chain.bad ? 0 : r->blk.chain.out_bytes;
     if (!blk_start(&r->blk, &q->s->srv->dev, on_done, &status))
         finish(r, status);
+    return bytes;
 }
 
-/* Takes what is there, at most one ring full: a guest that adds as fast as we answer must not hold the loop. */
+/* Takes what is there, at most one ring full: a guest that adds as fast as we answer must not hold the loop. Nor may large
+ * writes, which are copied here: after SERVE_BYTES the loop has a turn for what devices and peers have answered meanwhile. */
 static void serve(struct vhost_queue *q)
 {
-    q->again = false;
+    uint64_t bytes = 0;
+    q->again = 0;
     if (!q->started || q->broken || q->base_wanted || q->s->frozen || !enabled(q))
         return;
     for (unsigned budget = q->vq.num;;) {
@@ -280,10 +287,10 @@ static void serve(struct vhost_queue *q)
             if (!vq_want_kick(&q->vq))
                 return;
         } else {
-            start_request(q, head);
+            bytes += start_request(q, head);
         }
-        if (!budget--) {
-            q->again = true;
+        if (!budget-- || bytes >= SERVE_BYTES) {
+            q->again = 2;
             schedule(q);
             return;
         }
@@ -307,8 +314,10 @@ void queue_flush(struct vhost_queue *q)
 {
     if (q->started && vq_publish(&q->vq))
         signal_fd(q->call_fd);
-    if (q->again)
+    if (q->again && --q->again == 0)
         serve(q);
+    else if (q->again)
+        schedule(q);
     if (q->base_wanted && !q->in_flight && !q->s->frozen) {
         struct vhost_vring_state st = {q->index, q->started ? q->vq.last_avail : q->base};
         q->base = (uint16_t)st.num;

@@ -40,7 +40,7 @@ struct vhost_queue {
     bool started;         /* between the start (kick, address, size, memory are there) and GET_VRING_BASE */
     bool broken;          /* the guest broke the ring; until it is started anew */
     bool base_wanted;     /* GET_VRING_BASE waits for in_flight == 0 */
-    bool again;           /* more to take in the next turn */
+    unsigned again;       /* more to take after so many turns */
     bool in_flush;
     struct watch *kick;
     int call_fd, err_fd;  /* -1 = none */
