@@ -12,6 +12,10 @@
 #include "base/fault.h"
 #include "base/htab.h"
 
+/* Transfers from this size on do not wait for the turn's end: the device works while we copy and check others. Given one by one
+ * they are not merged either, so that each is answered when it is done. */
+#define AT_ONCE (256u << 10)
+
 struct dev_hook *dev_hook;
 
 int dev_open(struct dev *d, const char *path, unsigned how, const char *name, struct err *e)
@@ -133,6 +137,8 @@ void dev_submit(const struct dev *d, struct uring *u, struct dev_io *io, bool wr
     io->op = (struct uring_op){.done = on_done, .fd = d->fd, .iov = iov, .iovcnt = iovcnt, .offset = offset,
                                .kind = io->early ? URING_NOP : write ? URING_WRITE : URING_READ};
     uring_submit(u, &io->op);
+    if (io->length >= AT_ONCE)
+        uring_push(u);
 }
 
 void dev_submit_sync(const struct dev *d, struct uring *u, struct dev_io *io)

@@ -297,7 +297,6 @@ void direct_append(struct store *s, struct shard *sh, struct rec_list *recs, str
         d->run[i].io.done = on_run_written;
         dev_submit(&s->extents, &s->uring, &d->run[i].io, true, &d->run[i].iov, 1, d->run[i].io.op.offset);
     }
-    uring_push(&s->uring); /* the device writes while we copy the next one */
 }
 
 bool direct_idle(const struct store *s) { return TAILQ_EMPTY(&s->direct.all) && !s->direct.syncs; }

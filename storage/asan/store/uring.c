@@ -5,6 +5,9 @@
 #include <errno.h>
 #include "base/clock.h"
 
+/* So much is taken per turn of the loop: what was read is checked and copied as it is taken, and whoever waits for the first of it
+ * should not wait for the last. */
+#define TURN_BYTES (1u << 20)
 #define DEPTH 256u /* operations in the ring; the completion queue is twice that, so it cannot overflow */
 
 static void to_ring(struct uring *u, struct uring_op *op, struct io_uring_sqe *sqe)
@@ -67,10 +70,11 @@ static void on_readable(uv_poll_t *h, int status, int events)
 {
     struct uring *u = h->data;
     struct io_uring_cqe *cqe;
-    while (io_uring_peek_cqe(&u->ring, &cqe) == 0) {
+    for (uint64_t bytes = 0; bytes < TURN_BYTES && io_uring_peek_cqe(&u->ring, &cqe) == 0;) { /* the rest keeps us readable */
         struct uring_op *op = io_uring_cqe_get_data(cqe);
         int res = cqe->res;
         io_uring_cqe_seen(&u->ring, cqe);
+        bytes += res > 0 ? (uint64_t)res : 0;
         assert(u->in_ring > 0);
         u->in_ring--;
         TAILQ_REMOVE(&u->flight, op, flight);
