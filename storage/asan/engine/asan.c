@@ -49,9 +49,7 @@ void later(struct asan *a, struct later *l, void (*run)(struct later *l))
 /* Views reach threads one after the other: the lease of a node that came back must not let the cores of the old view serve. */
 static bool view_is_of_lease(const struct asan *a)
 {
-    const struct cdb_view *v = a->link ? cdb_link_view(a->link) : NULL;
-    const struct cdb_node *self = v ? cdb_node_get(v, a->node_id) : NULL;
-    return self && self->epoch >= __atomic_load_n(&a->lease_epoch, __ATOMIC_ACQUIRE);
+    return a->self_epoch >= __atomic_load_n(&a->lease_epoch, __ATOMIC_ACQUIRE);
 }
 
 bool lease_check(struct asan *a)
@@ -263,6 +261,7 @@ static void stop_connections(struct asan *a)
     if (a->link)
         cdb_link_close(a->link);
     a->link = NULL;
+    a->self_epoch = -1;
     shard_batches_forget(a);
     uv_timer_stop(&a->tick);
     uv_close((uv_handle_t *)&a->tick, NULL);
@@ -412,6 +411,7 @@ int asan_start(const struct asan_conf *conf, struct asan **ret_asan, struct err 
     if (conf->n_disks > ASAN_DISKS_MAX || conf->n_links > ASAN_LINKS_MAX || strlen(conf->node_id) != ID_LEN)
         return err_set(e, E_INVAL, "storage: bad node id or more than %d disks", ASAN_DISKS_MAX);
     struct asan *a = xcalloc(1, sizeof *a);
+    a->self_epoch = -1;
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->cond, NULL);
     TAILQ_INIT(&a->laters);

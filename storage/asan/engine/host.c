@@ -287,8 +287,9 @@ static bool has_room(struct ldisk *d, const struct store_shard_id *id, const str
 
 static uint64_t own_incarnation(struct ldisk *d)
 {
-    const struct gdisk *g = gdisk_find(d->a, d->id);
-    return g ? g->incarnation : 0;
+    if (!d->global || strcmp(d->global->id, d->id) != 0)
+        d->global = gdisk_find(d->a, d->id);
+    return d->global ? d->global->incarnation : 0;
 }
 
 static void accepted(struct hreq *h)

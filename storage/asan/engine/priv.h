@@ -89,6 +89,7 @@ struct gdisk {
 struct ldisk { /* a disk of this node */
     struct asan *a;
     char id[ID_LEN + 1], *name, *fast, *capacity; /* id "": it was removed, its place is free */
+    const struct gdisk *global;  /* the cluster's idea of it, as last looked up; gdisks stay until the end */
     uint64_t limit_bytes;
     uint64_t memory_bytes;       /* of medium memory: its tmpfs (memory.h); 0 = storage */
     enum { LD_WAIT_ROW, LD_RAISING, LD_READY, LD_FAILED } state;
@@ -323,6 +324,7 @@ struct asan {
     bool last_try;
     struct nbd_server *nbd;
     uint64_t nbd_recheck_ms;     /* when clients' access is looked at again */
+    int64_t self_epoch;          /* of this node's row in the view; -1: there is none */
     bool lease, stopping, recheck; /* recheck: a disk came or went: which volumes need us? */
     bool usage_busy;             /* usage.c: a transaction is out; when to look, when sizes were told last */
     uint64_t usage_ms, usage_told_ms;

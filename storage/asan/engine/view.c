@@ -367,6 +367,8 @@ void view_changed(struct cdb_link *l, void *arg)
 {
     struct asan *a = arg;
     const struct cdb_view *view = cdb_link_view(l);
+    const struct cdb_node *self = view ? cdb_node_get(view, a->node_id) : NULL;
+    a->self_epoch = self ? self->epoch : -1;
     if (!view || a->stopping)
         return;
     view_barrier(a);
