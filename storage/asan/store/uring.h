@@ -1,4 +1,5 @@
-/* io_uring on a libuv loop: operations queued during one turn of the loop are submitted together just before it blocks.
+/* io_uring on a libuv loop: operations queued during one turn of the loop are submitted together just before it blocks, or earlier
+ * by uring_push() (large transfers, dev.c). At most 1 MiB of completions is handled per turn.
  *
  * Threading: the loop's thread. Ownership: a uring_op and what it points to are the caller's until `done`, which is never
  * called inside the call that queued it. Errors: `res` is bytes or -errno, as the kernel says.
