@@ -3,18 +3,21 @@
 add_custom_target(threads_tests)
 function(cohort_test_program name dir)
   cmake_parse_arguments(T "THREADS" "TIMEOUT" "LIBS;SOURCES;ARGS" ${ARGN})
-  add_executable(test_${name} ${CMAKE_SOURCE_DIR}/tests/${dir}/test_${name}.c ${T_SOURCES})
+  add_executable(test_${name} ${CMAKE_SOURCE_DIR}/tests/${dir}/test_${name}.c ${CMAKE_SOURCE_DIR}/tests/lib/hung.c ${T_SOURCES})
+  set_target_properties(test_${name} PROPERTIES ENABLE_EXPORTS ON) # names in stacks
   target_link_libraries(test_${name} PRIVATE cohort_flags ${T_LIBS} PkgConfig::CMOCKA)
   add_test(NAME ${dir}/${name} COMMAND test_${name} ${T_ARGS})
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 120)
   endif()
+  math(EXPR hung "${T_TIMEOUT} - 10") # then it says where it stands: tests/lib/hung.c
   set(labels ${dir})
   if(T_THREADS)
     list(APPEND labels threads)
     add_dependencies(threads_tests test_${name})
   endif()
-  set_tests_properties(${dir}/${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${T_TIMEOUT} LABELS "${labels}")
+  set_tests_properties(${dir}/${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${T_TIMEOUT}
+    LABELS "${labels}" ENVIRONMENT "COHORT_TEST_SECONDS=${hung}")
 endfunction()
 function(cohort_unit_test name)
   cohort_test_program(${name} unit ${ARGN})

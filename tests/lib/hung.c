@@ -1,0 +1,69 @@
+/* Linked into every test program: shortly before ctest would kill it without a word, it says where each of its threads stands,
+ * and aborts. Addresses without a name are for addr2line -e PROGRAM. */
+#include <dirent.h>
+#include <execinfo.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define WAIT_US 200000 /* for a thread's answer; those that block all signals give none */
+
+static volatile sig_atomic_t answered;
+
+static void say(const char *text) { (void)!write(STDERR_FILENO, text, strlen(text)); }
+
+static void say_file(int tid, const char *what)
+{
+    char path[64], text[4096];
+    snprintf(path, sizeof path, "/proc/self/task/%d/%s", tid, what);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text);
+    if (n > 0)
+        (void)!write(STDERR_FILENO, text, (size_t)n);
+    if (fd >= 0)
+        close(fd);
+}
+
+static void on_ask(int sig)
+{
+    void *at[64];
+    backtrace_symbols_fd(at, backtrace(at, 64), STDERR_FILENO);
+    answered = 1;
+}
+
+static void on_alarm(int sig)
+{
+    struct dirent *d;
+    DIR *dir = opendir("/proc/self/task");
+    say("the test hangs; its threads (what the kernel waits for, stacks in the kernel and in the program):\n");
+    while (dir && (d = readdir(dir))) {
+        int tid = atoi(d->d_name);
+        if (tid <= 0)
+            continue;
+        say("---- ");
+        say_file(tid, "comm");
+        say_file(tid, "syscall");
+        say_file(tid, "stack");
+        answered = 0;
+        syscall(SYS_tgkill, getpid(), tid, SIGRTMAX);
+        for (int us = 0; us < WAIT_US && !answered; us += 1000)
+            usleep(1000);
+    }
+    abort();
+}
+
+__attribute__((constructor)) static void watch(void)
+{
+    const char *seconds = getenv("COHORT_TEST_SECONDS"); /* of ctest; run by hand, a test may take its time */
+    void *at[1];
+    if (!seconds)
+        return;
+    (void)backtrace(at, 1); /* loads what it needs now, not in a handler */
+    sigaction(SIGRTMAX, &(struct sigaction){.sa_handler = on_ask, .sa_flags = SA_RESTART}, NULL);
+    sigaction(SIGALRM, &(struct sigaction){.sa_handler = on_alarm, .sa_flags = SA_RESTART}, NULL);
+    alarm((unsigned)atoi(seconds));
+}
