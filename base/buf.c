@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *must(void *p, size_t bytes)
+void *xmust(void *p, size_t bytes)
 {
     if (!p && bytes) {
         fprintf(stderr, "out of memory: %zu bytes\n", bytes);
@@ -15,10 +15,16 @@ static void *must(void *p, size_t bytes)
     return p;
 }
 
-void *xmalloc(size_t bytes) { return must(malloc(bytes ? bytes : 1), bytes); }
-void *xcalloc(size_t n, size_t bytes) { return must(calloc(n ? n : 1, bytes ? bytes : 1), n && bytes ? bytes : 0); }
-void *xrealloc(void *p, size_t bytes) { return must(realloc(p, bytes ? bytes : 1), bytes); }
-char *xstrdup(const char *s) { return must(strdup(s), 1); }
+void *xmalloc(size_t bytes) { return xmust(malloc(bytes ? bytes : 1), bytes); }
+void *xcalloc(size_t n, size_t bytes) { return xmust(calloc(n ? n : 1, bytes ? bytes : 1), n && bytes ? bytes : 0); }
+void *xrealloc(void *p, size_t bytes) { return xmust(realloc(p, bytes ? bytes : 1), bytes); }
+void *xaligned(size_t align, size_t bytes)
+{
+    void *p = NULL;
+    return xmust(posix_memalign(&p, align, bytes) == 0 ? p : NULL, bytes);
+}
+
+char *xstrdup(const char *s) { return xmust(strdup(s), 1); }
 
 char *xasprintf(const char *fmt, ...)
 {
@@ -27,7 +33,7 @@ char *xasprintf(const char *fmt, ...)
     va_start(ap, fmt);
     int n = vasprintf(&s, fmt, ap);
     va_end(ap);
-    return must(n < 0 ? NULL : s, 1);
+    return xmust(n < 0 ? NULL : s, 1);
 }
 
 void buf_init(struct buf *b) { *b = (struct buf){0}; }

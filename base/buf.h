@@ -46,6 +46,8 @@ uint32_t *iobuf_sums(struct iobuf *b);
 void *xmalloc(size_t bytes);
 void *xcalloc(size_t n, size_t bytes);
 void *xrealloc(void *p, size_t bytes);
+void *xaligned(size_t align, size_t bytes); /* for free(); `align` a power of two */
+void *xmust(void *p, size_t bytes);         /* `p`; NULL: the same end */
 char *xstrdup(const char *s);
 char *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -11,7 +11,6 @@
 
 #include <assert.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -69,20 +68,13 @@ static int pool_class(size_t cap)
     return POOL_SMALL + (log - log2_of(POOL_FROM)) * 4 + (int)(cap >> (log - 2) & 3);
 }
 
-static _Noreturn void out_of_memory(size_t bytes)
-{
-    fprintf(stderr, "out of memory: %zu bytes\n", bytes);
-    abort();
-}
-
 /* ---- slabs; the pool is locked ---- */
 
 /* Aligned to huge pages, and asks for them. */
 static uint8_t *map_huge(size_t len)
 {
-    uint8_t *p = mmap(NULL, len + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-        out_of_memory(len);
+    void *m = mmap(NULL, len + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *p = xmust(m == MAP_FAILED ? NULL : m, len);
     uint8_t *at = (uint8_t *)round_up((uintptr_t)p, HUGE_PAGE);
     if (at > p)
         munmap(p, (size_t)(at - p));
@@ -196,11 +188,8 @@ static bool small_put(struct iobuf *b)
 static struct iobuf *plain_new(size_t cap)
 {
     struct iobuf *b = xcalloc(1, sizeof *b);
-    void *p = NULL;
-    if (posix_memalign(&p, IOBUF_ALIGN, cap) != 0)
-        out_of_memory(cap);
     b->cap = cap;
-    b->data = p;
+    b->data = xaligned(IOBUF_ALIGN, cap);
     return b;
 }
 

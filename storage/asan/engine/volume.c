@@ -56,10 +56,10 @@ static void copy_in(const struct vol_req *r, size_t pos, uint8_t *data, size_t l
     }
 }
 
-/* The checksum of bytes [at, +len) of a buffer, and those of the blocks in it if it has only whole ones. */
-static uint32_t sum(struct iobuf *b, size_t at, size_t len, uint32_t crc)
+/* The checksum of bytes [at, +len) of a buffer; `blocks`: and those of the blocks, of which they are whole ones. */
+static uint32_t sum(struct iobuf *b, size_t at, size_t len, uint32_t crc, bool blocks)
 {
-    if ((at | len) % IOBUF_ALIGN)
+    if (!blocks)
         return crc32c(crc, b->data + at, len);
     for (uint32_t *s = iobuf_sums(b) + at / IOBUF_ALIGN; len; at += IOBUF_ALIGN, len -= IOBUF_ALIGN, s++) {
         *s = crc32c(0, b->data + at, IOBUF_ALIGN);
@@ -191,14 +191,15 @@ static void take_bytes(struct part *p, const struct vreq *q)
         return;
     }
     p->op.data = p->bytes = iobuf_new(p->op.length);
+    bool blocks = p->op.length > STORE_CHUNK && p->op.length % IOBUF_ALIGN == 0; /* the store asks for those of large writes */
     for (size_t at = 0, n; at < p->op.length; at += n) {
         n = p->op.length - at < step ? p->op.length - at : step;
         copy_in(r, p->data_pos + at, p->bytes->data + at, n);
         if (crypt)
             crypt_encrypt(crypt, (r->offset + p->data_pos + at) / CRYPT_SECTOR, p->bytes->data + at, n);
-        p->op.crc = sum(p->bytes, at, n, p->op.crc);
+        p->op.crc = sum(p->bytes, at, n, p->op.crc, blocks);
     }
-    p->bytes->summed = p->op.length % IOBUF_ALIGN == 0;
+    p->bytes->summed = blocks;
 }
 
 static struct part *next_part(struct vreq *q)

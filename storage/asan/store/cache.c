@@ -134,9 +134,7 @@ static void keep_part(struct cache *c, uint64_t place, uint32_t first, uint32_t 
     if (c->line[slot].fills) /* of this line, or still of the one before: two writes to one place have no order */
         return;
     struct fill *f = xcalloc(1, sizeof *f);
-    void *b = NULL;
-    if (posix_memalign(&b, DEV_BLOCK, (size_t)n * DEV_BLOCK) != 0)
-        abort();
+    void *b = xaligned(DEV_BLOCK, (size_t)n * DEV_BLOCK);
     memcpy(b, data, (size_t)n * DEV_BLOCK);
     *f = (struct fill){.c = c, .key = key, .slot = slot, .blocks = bits(first, n), .iov = {b, (size_t)n * DEV_BLOCK}};
     f->io.done = filled;

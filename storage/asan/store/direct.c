@@ -118,10 +118,7 @@ struct rec *placed_new(struct store *s, struct shard *sh, struct ext *t, struct 
 /* What the journal is to hold. */
 static void make_block(struct placed *p)
 {
-    void *b = NULL;
-    if (posix_memalign(&b, FMT_BLOCK, FMT_BLOCK) != 0)
-        abort();
-    p->block = b;
+    p->block = xaligned(FMT_BLOCK, FMT_BLOCK);
     memset(p->block, 0, FMT_BLOCK);
     p->block->place = htole64(p->place);
     for (unsigned i = 0; i < EXT_BLOCKS; i++)
@@ -244,11 +241,8 @@ static void plan_runs(struct direct *d, uint8_t *data, uint64_t offset, unsigned
             continue;
         uint8_t *p = data + (r->offset - offset);
         if ((uintptr_t)p % DEV_BLOCK != 0) {
-            void *b = NULL;
-            if (!d->bounce && posix_memalign(&b, DEV_BLOCK, (size_t)n_placed * STORE_EXTENT) != 0)
-                abort();
             if (!d->bounce)
-                d->bounce = bounce = b;
+                d->bounce = bounce = xaligned(DEV_BLOCK, (size_t)n_placed * STORE_EXTENT);
             p = memcpy(bounce, p, STORE_EXTENT);
             bounce += STORE_EXTENT;
         }

@@ -119,12 +119,8 @@ static struct iovec data_iov(struct journal_slot *t, const struct rec *r, uint32
     uint32_t n = rec_disk_bytes(r);
     if ((uintptr_t)p % FMT_BLOCK == 0 && r->length == n)
         return (struct iovec){p, n};
-    if (!t->bounce) {
-        void *b = NULL;
-        if (posix_memalign(&b, FMT_BLOCK, FMT_BATCH_DATA) != 0)
-            abort();
-        t->bounce = b;
-    }
+    if (!t->bounce)
+        t->bounce = xaligned(FMT_BLOCK, FMT_BATCH_DATA);
     uint8_t *to = t->bounce + *bounce_used;
     memcpy(to, p, r->length);
     memset(to + r->length, 0, n - r->length);
@@ -136,12 +132,8 @@ static struct journal_slot *begin(struct journal *j)
 {
     struct journal_slot *t = &j->slot[j->next_seq % JOURNAL_INFLIGHT];
     assert(!t->busy);
-    if (!t->header) {
-        void *b = NULL;
-        if (posix_memalign(&b, FMT_BLOCK, FMT_BLOCK) != 0)
-            abort();
-        t->header = b;
-    }
+    if (!t->header)
+        t->header = xaligned(FMT_BLOCK, FMT_BLOCK);
     t->j = j;
     t->n = 0;
     t->busy = true;

@@ -15,9 +15,7 @@
 
 int journal_sb_write(const struct dev *d, const struct fmt_sb *sb, struct err *e)
 {
-    void *block = NULL;
-    if (posix_memalign(&block, FMT_BLOCK, FMT_BLOCK) != 0)
-        return err_set(e, E_NOMEM, "write journal superblock: out of memory");
+    void *block = xaligned(FMT_BLOCK, FMT_BLOCK);
     memcpy(block, sb, FMT_BLOCK);
     int rc = 0;
     for (unsigned copy = 0; copy < 2 && rc == 0; copy++)
@@ -29,9 +27,7 @@ int journal_sb_write(const struct dev *d, const struct fmt_sb *sb, struct err *e
 static int write_zeroes(const struct dev *d, uint64_t bytes, struct err *e)
 {
     const size_t piece = 1u << 20;
-    void *zero = NULL;
-    if (posix_memalign(&zero, FMT_BLOCK, piece) != 0)
-        return err_set(e, E_NOMEM, "format journal: out of memory");
+    void *zero = xaligned(FMT_BLOCK, piece);
     memset(zero, 0, piece);
     int rc = 0;
     for (uint64_t at = 0; at < bytes && rc == 0; at += piece)
@@ -104,8 +100,7 @@ static int sb_read(struct journal *j, struct fmt_sb *ret_sb, struct err *e)
         return err_sys(e, errno, "stat %s", j->dev.path);
     if (st.st_size < FMT_RING_AT)
         return err_set(e, E_CORRUPT, "%s: too short to be a journal", j->dev.path);
-    if (posix_memalign((void **)&copy, FMT_BLOCK, 2 * FMT_BLOCK) != 0)
-        return err_set(e, E_NOMEM, "read journal superblock: out of memory");
+    copy = xaligned(FMT_BLOCK, 2 * FMT_BLOCK);
     for (unsigned i = 0; i < 2 && rc == 0; i++)
         rc = dev_read(&j->dev, &copy[i], FMT_BLOCK, FMT_SB_COPY_AT(i));
     if (rc < 0) {

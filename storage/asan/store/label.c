@@ -146,9 +146,7 @@ static int must_be_blank(const char *path, struct err *e)
 static int raw_label(const struct dev *d, const struct store_conf *c, const uint8_t journal_id[16], struct err *e)
 {
     struct fmt_raw *l;
-    void *block = NULL;
-    if (posix_memalign(&block, FMT_BLOCK, FMT_BLOCK) != 0)
-        return err_set(e, E_NOMEM, "label %s: out of memory", d->path);
+    void *block = xaligned(FMT_BLOCK, FMT_BLOCK);
     l = block;
     memset(l, 0, sizeof *l);
     l->magic = htole32(FMT_RAW_MAGIC);
@@ -295,14 +293,12 @@ static int check_raw(struct store *s, const struct store_conf *c, struct err *e)
 {
     const char *path = s->extents.path;
     struct fmt_raw *l;
-    void *block = NULL;
     if (flock(s->extents.fd, LOCK_EX | LOCK_NB) < 0)
         return err_set(e, E_BUSY, "%s is in use by another process", path);
     int rc = size_of(s->extents.fd, path, &s->raw_bytes, e);
-    if (rc == E_OK && posix_memalign(&block, FMT_BLOCK, FMT_BLOCK) != 0)
-        rc = err_set(e, E_NOMEM, "read the label of %s: out of memory", path);
     if (rc < 0)
         return rc;
+    void *block = xaligned(FMT_BLOCK, FMT_BLOCK);
     rc = dev_read(&s->extents, block, FMT_BLOCK, 0);
     l = block;
     if (rc < 0)

@@ -217,7 +217,7 @@ static void all_read(struct read *r)
 }
 
 /* A block just read is in no cache, and a checksum works on three places of it at once, which the processor's own prefetching
- * does not see through: the next one is called for while this one is summed. */
+ * does not see through: the first is called for as a whole, the next one always while one is summed. */
 static void fetch(const uint8_t *block)
 {
     for (unsigned i = 0; i < FMT_BLOCK; i += 64)
@@ -232,6 +232,8 @@ static void piece_done(struct dev_io *io, int status)
         r->status = status;
     /* Checked while the device reads the others; what does not match is judged when all are there. */
     p->good = status == 0 && !p->rec;
+    if (p->good)
+        fetch(p->iov.iov_base);
     for (uint32_t i = 0; i < p->count && p->good; i++) {
         if (i + 1 < p->count)
             fetch((const uint8_t *)p->iov.iov_base + (size_t)(i + 1) * FMT_BLOCK);

@@ -215,15 +215,12 @@ int journal_replay(struct journal *j, struct index *x, journal_apply *apply, voi
     struct err local;
     struct reader r = {.j = j};
     struct parts *w = xcalloc(1, sizeof *w);
-    void *window = NULL;
     if (!e)
         e = &local;
     j->index = x;
-    if (posix_memalign(&window, FMT_BLOCK, WINDOW) != 0)
-        abort();
-    r.window = window;
+    r.window = xaligned(FMT_BLOCK, WINDOW);
     int rc = run(&r, x, w, apply, arg, e);
-    free(window);
+    free(r.window);
     free(w);
     if (rc < 0)
         return rc;

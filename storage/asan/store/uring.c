@@ -62,6 +62,8 @@ static void on_prepare(uv_prepare_t *h)
     u->before_submit(u->arg);
     fill(u);
     uring_push(u);
+    if (io_uring_sq_ready(&u->ring) > 0)
+        return; /* the kernel did not take it: again in the next turn, at once */
     u->awake = false;
     uv_idle_stop(&u->idle);
 }
@@ -96,6 +98,7 @@ int uring_open(struct uring *u, uv_loop_t *loop, void (*before_submit)(void *arg
             e->code = E_UNAVAIL;
         return E_UNAVAIL;
     }
+    (void)io_uring_register_ring_fd(&u->ring); /* spares the kernel its look-up; one older than 5.18 refuses, and that is fine */
     rc = uv_poll_init(loop, &u->poll, u->ring.ring_fd);
     if (rc < 0) {
         io_uring_queue_exit(&u->ring);
