@@ -161,11 +161,17 @@ class Script:
         with ThreadPoolExecutor(1) as pool:
             filler = pool.submit(self.lab.exec, node, "qemu-io", "-f", "raw", "-c", f"write -P 0x5a 0 {size}",
                                  "nbd+unix:///filler?socket=/run/cohort/nbd.sock", timeout=300)
-            try:
-                wait_for(lambda: any(d["full"] for d in self.lab.api("GET", "/disks")), 90, "a disk to be full")
-                self.pause(3, 8)
+            def filled():
                 if filler.done():
-                    raise Failure(f"what fills the disks ended before there was room for it: {filler.result()}")
+                    raise Failure(f"what fills the disks ended before there was room for it: {filler.exception() or filler.result()}")
+                return any(d["full"] for d in self.lab.api("GET", "/disks"))
+            try:
+                wait_for(filled, 90, "a disk to be full")
+                self.pause(3, 8)
+                filled()
+            except Failure as f:
+                raise Failure(f"{f}\n{size} bytes on {node}\n{self.lab.api('GET', '/disks')}\n"
+                              f"{self.lab.cli('debug', 'asan', 'filler')}") from None
             finally:
                 for n in self.lab.names:
                     self.lab.command("disk", n, "ok")
