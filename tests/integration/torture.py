@@ -161,14 +161,21 @@ class Script:
         with ThreadPoolExecutor(1) as pool:
             filler = pool.submit(self.lab.exec, node, "qemu-io", "-f", "raw", "-c", f"write -P 0x5a 0 {size}",
                                  "nbd+unix:///filler?socket=/run/cohort/nbd.sock", timeout=300)
-            def filled():
+
+            def full_and_used():
                 if filler.done():
                     raise Failure(f"what fills the disks ended before there was room for it: {filler.exception() or filler.result()}")
-                return any(d["full"] for d in self.lab.api("GET", "/disks"))
+                return [(d["full"], d["used_bytes"]) for d in self.lab.api("GET", "/disks")]
+
+            def change(since):
+                now = full_and_used()
+                return now if now != since else None
             try:
-                wait_for(filled, 90, "a disk to be full")
+                state = full_and_used()
+                while not any(full for full, used in state):
+                    state = wait_for(lambda: change(state), 30, "a disk to become fuller")
                 self.pause(3, 8)
-                filled()
+                full_and_used()
             except Failure as f:
                 raise Failure(f"{f}\n{size} bytes on {node}\n{self.lab.api('GET', '/disks')}\n"
                               f"{self.lab.cli('debug', 'asan', 'filler')}") from None
