@@ -1,5 +1,6 @@
-/* Linked into every test program: shortly before ctest would kill it without a word, it says where each of its threads stands,
- * and aborts. Addresses without a name are for addr2line -e PROGRAM. */
+/* See hung.h. */
+#include "tests/lib/hung.h"
+
 #include <dirent.h>
 #include <execinfo.h>
 #include <fcntl.h>
@@ -8,11 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define WAIT_US 200000 /* for a thread's answer; those that block all signals give none */
 
 static volatile sig_atomic_t answered;
+static char scratch[256];
 
 static void say(const char *text) { (void)!write(STDERR_FILENO, text, strlen(text)); }
 
@@ -53,7 +56,21 @@ static void on_alarm(int sig)
         for (int us = 0; us < WAIT_US && !answered; us += 1000)
             usleep(1000);
     }
+    pid_t pid = *scratch ? _Fork() : -1;
+    if (pid == 0) {
+        execl("/bin/rm", "rm", "-rf", scratch, (char *)NULL);
+        _exit(1);
+    }
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
     abort();
+}
+
+void hung_scratch(const char *dir)
+{
+    *scratch = 0;
+    if (dir)
+        snprintf(scratch, sizeof scratch, "%s", dir);
 }
 
 __attribute__((constructor)) static void watch(void)

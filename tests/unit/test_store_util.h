@@ -16,6 +16,7 @@
 #include <cmocka.h>
 #include "base/crc32c.h"
 #include "storage/asan/store/store.h"
+#include "tests/lib/hung.h"
 
 #define MIB (1u << 20)
 
@@ -83,6 +84,7 @@ static inline void disk_init(struct disk *d)
 {
     memset(d, 0, sizeof *d);
     make_dir(d->dir, sizeof d->dir);
+    hung_scratch(d->dir);
     snprintf(d->fast, sizeof d->fast, "%s/fast", d->dir);
     snprintf(d->capacity, sizeof d->capacity, "%s/capacity", d->dir);
     assert_int_equal(mkdir(d->fast, 0700), 0);
@@ -124,6 +126,7 @@ static inline void disk_free(struct disk *d)
     uv_run(&d->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&d->loop), 0);
     nftw(d->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    hung_scratch(NULL);
 }
 
 static inline struct store_shard_id shard_id(uint8_t volume, uint32_t index)
