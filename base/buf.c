@@ -18,6 +18,7 @@ void *xmust(void *p, size_t bytes)
 void *xmalloc(size_t bytes) { return xmust(malloc(bytes ? bytes : 1), bytes); }
 void *xcalloc(size_t n, size_t bytes) { return xmust(calloc(n ? n : 1, bytes ? bytes : 1), n && bytes ? bytes : 0); }
 void *xrealloc(void *p, size_t bytes) { return xmust(realloc(p, bytes ? bytes : 1), bytes); }
+
 void *xaligned(size_t align, size_t bytes)
 {
     void *p = NULL;

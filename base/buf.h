@@ -47,7 +47,7 @@ void *xmalloc(size_t bytes);
 void *xcalloc(size_t n, size_t bytes);
 void *xrealloc(void *p, size_t bytes);
 void *xaligned(size_t align, size_t bytes); /* for free(); `align` a power of two */
-void *xmust(void *p, size_t bytes);         /* `p`; NULL: the same end */
+void *xmust(void *p, size_t bytes);         /* returns `p`; ends as these do if it is NULL */
 char *xstrdup(const char *s);
 char *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -2,8 +2,10 @@
 #include "tests/lib/hung.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,9 +14,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define WAIT_US 200000 /* for a thread's answer; those that block all signals give none */
+#define WAIT_MS 200 /* for a thread's answer; those that block all signals give none */
 
-static volatile sig_atomic_t answered;
+static int answers[2]; /* a pipe: a byte per thread that has answered */
 static char scratch[256];
 
 static void say(const char *text) { (void)!write(STDERR_FILENO, text, strlen(text)); }
@@ -35,7 +37,18 @@ static void on_ask(int sig)
 {
     void *at[64];
     backtrace_symbols_fd(at, backtrace(at, 64), STDERR_FILENO);
-    answered = 1;
+    (void)!write(answers[1], "", 1);
+}
+
+static void wait_answer(void)
+{
+    struct pollfd p = {.fd = answers[0], .events = POLLIN};
+    char byte;
+    int n;
+    while ((n = poll(&p, 1, WAIT_MS)) < 0 && errno == EINTR)
+        ;
+    if (n > 0)
+        (void)!read(answers[0], &byte, 1);
 }
 
 static void on_alarm(int sig)
@@ -51,10 +64,8 @@ static void on_alarm(int sig)
         say_file(tid, "comm");
         say_file(tid, "syscall");
         say_file(tid, "stack");
-        answered = 0;
         syscall(SYS_tgkill, getpid(), tid, SIGRTMAX);
-        for (int us = 0; us < WAIT_US && !answered; us += 1000)
-            usleep(1000);
+        wait_answer();
     }
     pid_t pid = *scratch ? _Fork() : -1;
     if (pid == 0) {
@@ -77,7 +88,7 @@ __attribute__((constructor)) static void watch(void)
 {
     const char *seconds = getenv("COHORT_TEST_SECONDS"); /* of ctest; run by hand, a test may take its time */
     void *at[1];
-    if (!seconds)
+    if (!seconds || pipe2(answers, O_CLOEXEC) < 0)
         return;
     (void)backtrace(at, 1); /* loads what it needs now, not in a handler */
     sigaction(SIGRTMAX, &(struct sigaction){.sa_handler = on_ask, .sa_flags = SA_RESTART}, NULL);
